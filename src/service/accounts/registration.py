@@ -1,0 +1,87 @@
+"""Creating and confirming accounts, without telling anybody which addresses are known."""
+
+import secrets
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from pydantic import SecretStr
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.accounts import links, passwords
+from service.accounts.models import Account
+from service.outbox import post
+from service.resources import Resources
+
+CONFIRM_SUBJECT = "Confirm your account"
+CONFIRM_TEXT = """\
+Somebody, probably you, asked for an account with this address.
+
+To confirm it, open this link within 24 hours:
+
+    {url}
+
+or send its token to POST /api/accounts/confirm:
+
+    {token}
+
+If it was not you, ignore this mail: nothing happens without the link.
+"""
+KNOWN_SUBJECT = "You already have an account"
+KNOWN_TEXT = """\
+Somebody, probably you, asked for an account with this address, which already has one.
+You can log in at {url}. If it was not you, you can ignore this mail.
+"""
+
+
+async def register(resources: Resources, email: str, password: SecretStr) -> None:
+    """Create an account that waits for its confirmation.
+
+    Asked again before the confirmation, the newest password and the newest link count. For an
+    address that is confirmed nothing changes, and its owner is told.
+    """
+    password_hash = await passwords.hash_password(resources, password.get_secret_value())
+    stamp, now = secrets.token_hex(8), datetime.now(UTC)
+    insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
+    values = {"password_hash": password_hash, "stamp": stamp}
+    statement = (
+        insert(Account)
+        .values(id=uuid4(), email=email, created_at=now, **values)
+        .on_conflict_do_update(
+            index_elements=[Account.email], set_=values, where=Account.confirmed_at.is_(None)
+        )
+        .returning(Account.id)
+    )
+    site = resources.settings.site_url
+    async with resources.database.transaction() as session:
+        account_id = (await session.execute(statement)).scalar_one_or_none()
+        if account_id is None:
+            key, subject = f"known-{secrets.token_hex(8)}", KNOWN_SUBJECT
+            text = KNOWN_TEXT.format(url=site)
+        else:
+            token = links.make(resources.settings, links.CONFIRM, account_id, stamp)
+            key, subject = f"confirm-{account_id.hex}-{stamp}", CONFIRM_SUBJECT
+            text = CONFIRM_TEXT.format(url=f"{site}/confirm?token={token}", token=token)
+        await post(resources, session, key=key, to=email, subject=subject, text=text)
+
+
+async def confirm(resources: Resources, token: str) -> None:
+    """Confirm the account a mailed token names. Raises LinkInvalid."""
+    account_id, stamp = links.read(resources.settings, links.CONFIRM, token)
+    statement = (
+        update(Account)
+        .where(Account.id == account_id, Account.stamp == stamp, Account.confirmed_at.is_(None))
+        .values(confirmed_at=datetime.now(UTC), stamp=secrets.token_hex(8))
+        .returning(Account.id)
+    )
+    async with resources.database.transaction() as session:
+        if (await session.execute(statement)).scalar_one_or_none() is None:
+            raise links.LinkInvalid
+
+
+async def find_by_email(resources: Resources, email: str) -> tuple[Account | None, str | None]:
+    """The account of an address, and its password hash if it may log in."""
+    async with resources.database.transaction() as session:
+        account = await session.scalar(select(Account).where(Account.email == email))
+    confirmed = account is not None and account.confirmed_at is not None
+    return account, account.password_hash if account is not None and confirmed else None

@@ -1,0 +1,104 @@
+"""The web application: settings in, ASGI out. Imports and wiring, nothing else."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+import service.accounts.routes
+import service.media.routes
+from service import metrics
+from service.details import Details
+from service.errors import EXCEPTION_HANDLERS
+from service.health import Health, Probes
+from service.lifecycle import Lifecycle
+from service.middleware import RequestLayer
+from service.resources import (
+    Resources,
+    background,
+    count_jobs,
+    open_resources,
+    refresh_gauges,
+)
+from service.settings import Settings, load
+
+ROUTERS = (service.accounts.routes.router, service.media.routes.router)
+
+OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
+
+
+class Service:
+    """The outermost ASGI callable. Probes and metrics are answered before any middleware."""
+
+    def __init__(self, settings: Settings, open_resources: OpenResources) -> None:
+        self.settings = settings
+        self.lifecycle = Lifecycle()
+        self.health = Health(
+            self.lifecycle,
+            required=settings.health_required,
+            interval_seconds=settings.health_interval_seconds,
+            stale_seconds=settings.health_stale_seconds,
+        )
+        self.details = Details(settings, self.health)
+        self.open_resources = open_resources
+        self.api = self._api()
+        self.layer = RequestLayer(self.api, settings, service.media.routes.body_limits(settings))
+        self.front = {
+            **Probes(self.health).paths,
+            "/health/detailed": self.details.endpoint(self.layer),
+            "/metrics": metrics.endpoint,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (endpoint := self.front.get(scope["path"])):
+            await endpoint(scope, receive, send)
+        else:
+            await self.layer(scope, receive, send)
+
+    def _api(self) -> FastAPI:
+        documented = self.settings.docs_enabled
+        api = FastAPI(
+            title="service",
+            version=version("service"),
+            debug=False,
+            openapi_url="/openapi.json" if documented else None,
+            docs_url="/docs" if documented else None,
+            redoc_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+            exception_handlers=EXCEPTION_HANDLERS,  # type: ignore[arg-type]
+            telemetry={"tracing": False, "metrics": False, "logs": False},
+        )
+        for router in ROUTERS:
+            api.include_router(router)
+        return api
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with AsyncExitStack() as stack:
+            resources = await stack.enter_async_context(
+                self.open_resources(self.settings, self.health)
+            )
+            gauges = partial(refresh_gauges, resources, self.layer)
+            samples = metrics.sample_forever(gauges), self.details.sample_forever()
+            await stack.enter_async_context(background(*samples, count_jobs(resources)))
+            if self.settings.embedded:
+                # Imported here: a web process beside PostgreSQL has no use for image libraries.
+                from service.embedded import run_jobs  # noqa: PLC0415
+
+                await stack.enter_async_context(run_jobs(resources))
+            yield {"resources": resources}
+
+
+def create_app(
+    settings: Settings | None = None, *, open_resources: OpenResources = open_resources
+) -> Service:
+    """The application for these settings, or for those of the environment.
+
+    Raises ConfigurationError. Opens nothing: that is the lifespan's work, after the fork.
+    """
+    return Service(settings or load().settings, open_resources)

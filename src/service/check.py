@@ -1,0 +1,103 @@
+"""`service check --connect`: does the configuration hold against the real dependencies?"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import asyncpg
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from service import system
+from service.database import engine_url, make_heartbeat
+from service.mail import Mailer
+from service.migrate import current_revision, newest_revision
+from service.redis import open_redis
+from service.settings import Settings
+from service.sources import Problem
+from service.storage import open_storage
+
+CONNECT_SECONDS = 10
+
+
+async def connect(settings: Settings) -> list[Problem]:
+    """What is wrong with the dependencies, found in parallel, each within 10 s."""
+    probes: dict[str, Callable[[Settings], Awaitable[list[Problem]]]] = {
+        "DATABASE_URL": _database,
+        "REDIS_URL": _redis,
+        "MAIL_SERVER": _mail,
+        "UPLOAD_FOLDER": _storage,
+    }
+    found = await asyncio.gather(
+        *(_within(name, probe, settings) for name, probe in probes.items())
+    )
+    return [problem for problems in found for problem in problems]
+
+
+async def _within(
+    variable: str, probe: Callable[[Settings], Awaitable[list[Problem]]], settings: Settings
+) -> list[Problem]:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await probe(settings)
+    except TimeoutError:
+        given = f"no answer in {CONNECT_SECONDS} s"
+    except Exception as error:
+        given = type(error).__name__  # its text may repeat hosts, users or more
+    return [Problem(variable, "connection", "a server that answers", given)]
+
+
+async def _database(settings: Settings) -> list[Problem]:
+    heartbeat = make_heartbeat(settings)
+    try:
+        await heartbeat.beat()
+    finally:
+        heartbeat.abort()
+    engine = create_async_engine(engine_url(settings))
+    try:
+        problems = list(_schema(await current_revision(engine)))
+        if engine.dialect.name == "postgresql":
+            async with engine.connect() as connection:
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert isinstance(raw, asyncpg.Connection)
+                problems += await _pool_fits(settings, raw)
+        return problems
+    finally:
+        await engine.dispose()
+
+
+def _schema(revision: str | None) -> Iterator[Problem]:
+    if revision != newest_revision():
+        given = "an older one" if revision else "an empty database"
+        yield Problem(
+            "DATABASE_URL", "connection", "the newest schema (run `service migrate`)", given
+        )
+
+
+async def _pool_fits(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> list[Problem]:
+    """This replica's pools, and a health connection a worker, within what the server has."""
+    most = int(await connection.fetchval("SHOW max_connections"))
+    kept = int(await connection.fetchval("SHOW superuser_reserved_connections"))
+    needed = system.web_workers(settings) * (settings.database_pool_size + 1)
+    if needed <= most - kept:
+        return []
+    expected = f"web workers x (pool + 1) of at most {most - kept}, what the server has"
+    return [Problem("DATABASE_POOL_SIZE", "connection", expected, f"{needed}")]
+
+
+async def _redis(settings: Settings) -> list[Problem]:
+    async with open_redis(settings) as redis:
+        await redis.ping()
+    return []
+
+
+async def _mail(settings: Settings) -> list[Problem]:
+    if settings.mail_server:
+        await Mailer(settings).check_login()
+    return []
+
+
+async def _storage(settings: Settings) -> list[Problem]:
+    async with open_storage(settings) as storage:
+        await storage.check()
+    return []

@@ -1,0 +1,111 @@
+"""The commands behind `service`, but for the health client."""
+
+import argparse
+import asyncio
+import json
+import logging.config
+import sys
+
+from service import logs
+from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, load, shown
+from service.sources import Problem
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    options = _parser(command).parse_args(arguments)
+    try:
+        loaded = load(
+            command_line=_assignments(options.set), deploy=getattr(options, "deploy", False)
+        )
+    except ConfigurationError as error:
+        return _refuse(error.problems, getattr(options, "format", "text"))
+    if command == "settings":
+        return _print_settings(loaded, options.format)
+    logging.config.dictConfig(logs.configuration(loaded.settings))
+    if command == "check":
+        return _check(loaded.settings, options)
+    if command == "migrate":
+        return _migrate(loaded.settings)
+    return _work(loaded.settings)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"service {command}")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    if command in ("check", "settings"):
+        parser.add_argument("--format", choices=("text", "json"), default="text")
+    if command == "check":
+        parser.add_argument("--deploy", action="store_true")
+        parser.add_argument("--connect", action="store_true")
+    return parser
+
+
+def _assignments(given: list[str]) -> dict[str, str]:
+    pairs = (item.partition("=") for item in given)
+    return {name: value for name, _, value in pairs}
+
+
+def _refuse(problems: tuple[Problem, ...], form: str) -> int:
+    """Print what is wrong: for people on stderr, for programs on stdout."""
+    if form == "json":
+        body = {"ok": False, "problems": [problem.as_dict() for problem in problems]}
+        print(json.dumps(body, indent=2))
+    else:
+        print(ConfigurationError(problems), file=sys.stderr)
+    return EX_CONFIG
+
+
+def _check(settings: Settings, options: argparse.Namespace) -> int:
+    if options.connect:
+        from service.check import connect  # noqa: PLC0415  (drivers only this option needs)
+
+        problems = tuple(asyncio.run(connect(settings)))
+        if problems:
+            return _refuse(problems, options.format)
+    if options.format == "json":
+        print(json.dumps({"ok": True, "problems": []}, indent=2))
+    else:
+        print("configuration: ok")
+    return 0
+
+
+def _print_settings(loaded: Loaded, form: str) -> int:
+    rows = [
+        (
+            name.upper(),
+            shown(getattr(loaded.settings, name)),
+            loaded.origins.get(name.upper(), "default"),
+        )
+        for name in Settings.model_fields
+    ]
+    if form == "json":
+        print(
+            json.dumps(
+                [dict(zip(("variable", "value", "source"), row, strict=True)) for row in rows],
+                indent=2,
+            )
+        )
+        return 0
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, source in rows:
+        print(f"{name:<{width}}  {value or '(empty)'}  [{source}]")
+    return 0
+
+
+def _migrate(settings: Settings) -> int:
+    from service.migrate import migrate  # noqa: PLC0415
+
+    before, after = asyncio.run(migrate(settings))
+    print(f"schema: {after}" + (" (already)" if before == after else f" (was {before or 'empty'})"))
+    return 0
+
+
+def _work(settings: Settings) -> int:
+    if settings.embedded:
+        print("embedded: jobs run in the web process; a worker needs PostgreSQL", file=sys.stderr)
+        return EX_CONFIG
+    from service import worker  # noqa: PLC0415
+
+    asyncio.run(worker.run(settings))
+    return 0

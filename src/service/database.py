@@ -1,0 +1,276 @@
+"""The database: PostgreSQL, or SQLite on a bare machine. One engine a process."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg
+from sqlalchemy import URL, DateTime, Dialect, MetaData, TypeDecorator, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
+
+from service.errors import Unavailable
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# https://alembic.sqlalchemy.org/en/latest/naming.html
+NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of all models."""
+
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment with its time zone on every database: SQLite would forget that it is UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database is away, busy or too slow."""
+
+
+class PoolExhausted(Exception):
+    """Requests hold every connection of the pool."""
+
+
+def engine_url(settings: Settings) -> URL:
+    """DATABASE_URL for SQLAlchemy's async drivers; libpq's `sslmode` becomes asyncpg's `ssl`."""
+    url = make_url(settings.database_url.get_secret_value())
+    if url.get_backend_name() == "sqlite":
+        return url.set(drivername="sqlite+aiosqlite")
+    query = dict(url.query)
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    return url.set(drivername="postgresql+asyncpg", query=query)
+
+
+def libpq_url(settings: Settings) -> str:
+    """DATABASE_URL for libpq, which the job queue's driver speaks."""
+    url = make_url(settings.database_url.get_secret_value())
+    query = dict(url.query)
+    if "ssl" in query:
+        query["sslmode"] = query.pop("ssl")
+    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+
+
+def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
+    milliseconds = str(int(settings.database_statement_timeout_seconds * 1000))
+    return create_async_engine(
+        url,
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_pool_timeout_seconds,
+        pool_recycle=1800,
+        hide_parameters=True,  # or errors print them: password hashes, tokens
+        connect_args={
+            "timeout": settings.database_connect_timeout_seconds,
+            # The server ends a long statement; this ends the wait for a server that does not.
+            "command_timeout": settings.database_statement_timeout_seconds + 0.5,
+            "server_settings": {
+                "application_name": "service",
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+                "timezone": "UTC",
+            },
+        },
+    )
+
+
+def _sqlite_engine(settings: Settings, url: URL) -> AsyncEngine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(
+        url,
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_pool_timeout_seconds,
+        hide_parameters=True,
+        connect_args={"timeout": settings.database_statement_timeout_seconds},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = FULL")  # what was answered survives a power cut
+        cursor.close()
+
+    return engine
+
+
+class Database:
+    """Connections for requests and jobs, from one bounded pool."""
+
+    def __init__(self, settings: Settings, engine: AsyncEngine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session whose work is committed at the end of the block, or not at all.
+
+        Raises DatabaseUnavailable where the database is away.
+        """
+        with _Translated():
+            async with self.sessions.begin() as session:
+                yield session
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for single statements that change nothing: no BEGIN, no COMMIT.
+
+        Raises DatabaseUnavailable where the database is away.
+        """
+        with _Translated():
+            async with self._autocommit.connect() as connection:
+                yield connection
+
+    @property
+    def pool_in_use(self) -> int:
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+    async def check_pool(self) -> None:
+        """Raises PoolExhausted where the next request would have to wait for a connection."""
+        if self.pool_in_use >= self.settings.database_pool_size:
+            raise PoolExhausted
+
+
+class _Translated:
+    """Turns what drivers raise for a database that is away into DatabaseUnavailable."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if error is None or not _is_away(error):
+            return
+        log.warning("database_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
+        raise DatabaseUnavailable from error
+
+
+def _is_away(error: BaseException) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    # asyncpg's connect raises OSError and TimeoutError as they are.
+    return isinstance(error, PoolTimeoutError | OSError | TimeoutError | asyncpg.PostgresError)
+
+
+class Heartbeat(Protocol):
+    """The database check, on a connection of its own, so that it never waits for the pool."""
+
+    async def beat(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class PostgresqlHeartbeat:
+    """`SELECT 1` on one autocommit connection, made anew when it is lost."""
+
+    def __init__(self, settings: Settings, url: URL) -> None:
+        _, self.arguments = url.get_dialect()().create_connect_args(url)
+        self.timeout_seconds = settings.health_database_timeout_seconds
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    async def beat(self) -> None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                **self.arguments,
+                timeout=self.timeout_seconds,
+                server_settings={"application_name": "service-health"},
+                statement_cache_size=0,
+            )
+        try:
+            await self._connection.fetchval("SELECT 1")
+        except Exception:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Drop the connection without a word: a server that is frozen would not answer a goodbye.
+
+        Done before the run is cancelled, as asyncpg's cancellation opens another connection.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+class SqliteHeartbeat:
+    """Reads the file anew each time: a file that is gone or locked for good is noticed."""
+
+    def __init__(self, settings: Settings, url: URL) -> None:
+        self.path = url.database or ":memory:"
+        self.timeout_seconds = settings.health_database_timeout_seconds
+
+    async def beat(self) -> None:
+        await asyncio.to_thread(self._read)
+
+    def _read(self) -> None:
+        uri = f"{Path(self.path).resolve().as_uri()}?mode=rw"  # does not make a missing file
+        with closing(sqlite3.connect(uri, uri=True, timeout=self.timeout_seconds)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+    def abort(self) -> None:
+        return None
+
+
+def make_heartbeat(settings: Settings) -> Heartbeat:
+    url = engine_url(settings)
+    sqlite = url.get_backend_name() == "sqlite"
+    return SqliteHeartbeat(settings, url) if sqlite else PostgresqlHeartbeat(settings, url)
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The engine of this process. Nothing is connected before the first use."""
+    url = engine_url(settings)
+    postgresql = url.get_backend_name() == "postgresql"
+    engine = (_postgresql_engine if postgresql else _sqlite_engine)(settings, url)
+    database = Database(settings, engine)
+    try:
+        yield database
+    finally:
+        try:
+            async with asyncio.timeout(settings.database_connect_timeout_seconds):
+                await engine.dispose()
+        except TimeoutError:
+            log.warning("database_close_timed_out")

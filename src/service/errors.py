@@ -1,0 +1,121 @@
+"""Errors as callers see them: RFC 9457 problem details, from one place."""
+
+import http
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+PROBLEM_JSON = "application/problem+json"
+NO_REQUEST_ID = "-"
+
+
+class ServiceError(Exception):
+    """An error with an answer: subclasses set `status`, `title` and perhaps `headers`.
+
+    The message is for the caller. What only the operator should read goes to the log.
+    """
+
+    status = 500
+    title: str | None = None
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or "")
+        self.detail = detail
+
+
+class Unavailable(ServiceError):
+    """Something the request needs is away for the moment."""
+
+    status = 503
+    headers = {"Retry-After": "2"}
+
+    def __init__(self, detail: str = "A service this request needs is away. Try again shortly."):
+        super().__init__(detail)
+
+
+def phrase(status: int) -> str:
+    """The standard title of an HTTP status."""
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def problem_body(
+    status: int,
+    *,
+    title: str | None = None,
+    detail: str | None = None,
+    request_id: str = NO_REQUEST_ID,
+    **more: Any,
+) -> bytes:
+    """An RFC 9457 problem as UTF-8 JSON; `more` are extension members."""
+    title = title or phrase(status)
+    problem = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail or title,
+        "request_id": request_id,
+        **more,
+    }
+    return json.dumps(problem, ensure_ascii=False).encode()
+
+
+def problem_response(
+    request: Request,
+    status: int,
+    *,
+    title: str | None = None,
+    detail: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    """A problem as a response, carrying the id of the request it answers."""
+    request_id = getattr(request.state, "request_id", NO_REQUEST_ID)
+    body = problem_body(status, title=title, detail=detail, request_id=request_id, **more)
+    return Response(body, status, dict(headers or {}), media_type=PROBLEM_JSON)
+
+
+async def on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem_response(
+        request, error.status, title=error.title, detail=error.detail, headers=error.headers
+    )
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """What Starlette and FastAPI raise themselves: 404, 405, 400, 413."""
+    assert isinstance(error, HTTPException)
+    detail = error.detail if error.detail != phrase(error.status_code) else None
+    return problem_response(request, error.status_code, detail=detail, headers=error.headers)
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """422 with the place and reason of every mistake, never the value: it may be a password."""
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"in": ".".join(map(str, mistake["loc"])), "message": mistake["msg"]}
+        for mistake in error.errors()
+    ]
+    detail = "; ".join(f"{mistake['in']}: {mistake['message']}" for mistake in errors)
+    return problem_response(request, 422, detail=detail, errors=errors)
+
+
+async def on_unhandled(request: Request, error: Exception) -> Response:
+    """500 without a word about the reason, which is in the log under the same request id."""
+    return problem_response(request, 500)
+
+
+EXCEPTION_HANDLERS = {
+    Exception: on_unhandled,
+    ServiceError: on_service_error,
+    HTTPException: on_http_exception,
+    RequestValidationError: on_validation_error,
+}

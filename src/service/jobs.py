@@ -1,0 +1,158 @@
+"""Jobs: rows that commit together with what they are about, run later by a worker.
+
+On PostgreSQL they are procrastinate's; embedded they are rows of a small table, run by the web
+process. Tasks cannot tell the difference. A task may run more than once and says so itself.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Integer,
+    Select,
+    String,
+    column,
+    event,
+    func,
+    insert,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service import metrics
+from service.database import Base, Database, UtcDateTime
+from service.logs import request_id
+
+log = logging.getLogger(__name__)
+
+QUEUE = "default"
+MAX_DELAY_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a task; `attempt` counts from 1."""
+
+    id: int
+    task: str
+    attempt: int
+    arguments: Mapping[str, Any]
+
+
+async def _nothing(resources: Any, job: Job, error: BaseException) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do for a job. `give_up` records the end of one that failed every time."""
+
+    name: str
+    run: Callable[[Any, Job], Awaitable[None]]
+    give_up: Callable[[Any, Job, BaseException], Awaitable[None]] = _nothing
+    max_attempts: int = 5
+    first_delay_seconds: float = 1.0
+
+    def delay_seconds(self, attempt: int) -> float:
+        """Wait before the attempt after this one; doubles each time."""
+        return float(min(self.first_delay_seconds * 2 ** (attempt - 1), MAX_DELAY_SECONDS))
+
+
+class JobAbandoned(Exception):
+    """The job's workers died more often than it may be tried."""
+
+
+class JobFailed(Exception):
+    """A run failed; `final` says that there will be no other."""
+
+    def __init__(self, cause: BaseException, *, final: bool) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.final = final
+
+
+async def execute(task: Task, resources: Any, job: Job) -> None:
+    """Run a task once, with its request's id in the log. Raises JobFailed."""
+    request_id.set(str(job.arguments.get("request_id", "")))
+    extra = {"task": task.name, "job": job.id, "attempt": job.attempt}
+    try:
+        if job.attempt > task.max_attempts:
+            raise JobAbandoned
+        await task.run(resources, job)
+    except Exception as error:
+        final = job.attempt >= task.max_attempts
+        outcome = "failed" if final else "retried"
+        log.error(f"job_{outcome}", extra=extra, exc_info=error)
+        metrics.JOBS_DONE.labels(task.name, outcome).inc()
+        if final:
+            await task.give_up(resources, job, error)
+        raise JobFailed(error, final=final) from error
+    log.info("job_done", extra=extra)
+    metrics.JOBS_DONE.labels(task.name, "done").inc()
+
+
+def by_name(tasks: Iterable[Task]) -> dict[str, Task]:
+    return {task.name: task for task in tasks}
+
+
+class EmbeddedJob(Base):
+    """A job where there is no PostgreSQL. `claimed_by` is the process id of who runs it."""
+
+    __tablename__ = "embedded_jobs"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    task: Mapped[str] = mapped_column(String(100))
+    arguments: Mapped[dict[str, Any]] = mapped_column(JSON)
+    attempts: Mapped[int] = mapped_column(default=0)
+    status: Mapped[str] = mapped_column(String(10), default="todo")
+    run_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    claimed_by: Mapped[int | None]
+
+
+DEFER = text(
+    "SELECT procrastinate_defer_jobs_v1(ARRAY["
+    "ROW(:queue, :task, 0, NULL, NULL, CAST(:arguments AS jsonb), NULL)"
+    "::procrastinate_job_to_defer_v1])"
+)
+procrastinate_jobs = table("procrastinate_jobs", column("status"))
+
+
+class Jobs:
+    """The queue, seen from who enqueues. `arrived` wakes the embedded runner."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.arrived = asyncio.Event()
+
+    async def enqueue(self, session: AsyncSession, task: str, **arguments: Any) -> None:
+        """Add a job that exists if, and as soon as, the session's transaction commits."""
+        if request := request_id.get():
+            arguments["request_id"] = request
+        if self.database.is_postgresql:
+            values = {"queue": QUEUE, "task": task, "arguments": json.dumps(arguments)}
+            await session.execute(DEFER, values)
+            return
+        now = datetime.now(UTC)
+        await session.execute(
+            insert(EmbeddedJob).values(task=task, arguments=arguments, run_at=now)
+        )
+        event.listen(session.sync_session, "after_commit", lambda _: self.arrived.set(), once=True)
+
+    async def counts(self) -> dict[str, int]:
+        """Jobs by status; finished ones are deleted and not among them."""
+        status: Any = procrastinate_jobs.c.status
+        source: Select[Any] = select(func.cast(status, String), func.count())
+        if not self.database.is_postgresql:
+            status = EmbeddedJob.status
+            source = select(status, func.count())
+        async with self.database.reading() as connection:
+            rows = await connection.execute(source.group_by(status))
+            return {row[0]: row[1] for row in rows}

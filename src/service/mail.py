@@ -1,0 +1,115 @@
+"""Mail by SMTP; without a server it is printed to the log, for the developer at the terminal."""
+
+import logging
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+
+import aiosmtplib
+
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+IMPLICIT_TLS_PORT = 465
+
+
+class MailRefused(Exception):
+    """The server will never take this message (a 5xx answer)."""
+
+
+class MailDelayed(Exception):
+    """The message could not be handed over now; trying again later makes sense."""
+
+
+@dataclass(frozen=True)
+class Mailer:
+    """Hands messages over, one connection each: mail is rare and never sent inside a request."""
+
+    settings: Settings
+
+    def compose(self, key: str, to: str, subject: str, text: str) -> EmailMessage:
+        """A message whose id is derived from its key, so that a repeated one can be recognised."""
+        message = EmailMessage()
+        message["From"] = self.settings.mail_from
+        message["To"] = to
+        message["Subject"] = subject
+        message["Date"] = formatdate(localtime=False)
+        domain = self.settings.mail_from.rpartition("@")[2]
+        message["Message-ID"] = f"<{key}@{domain}>" if key else make_msgid(domain=domain)
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies
+        message.set_content(text)
+        return message
+
+    async def send(self, message: EmailMessage) -> None:
+        """Hand a message to the server. Raises MailRefused or MailDelayed."""
+        settings = self.settings
+        if not settings.mail_server:
+            text = message.get_content().rstrip()
+            log.warning(
+                "mail_printed",
+                extra={"to": message["To"], "text": f"{message['Subject']}\n\n{text}\n"},
+            )
+            return
+        try:
+            async with self._connection() as smtp:
+                await smtp.send_message(message)
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            if _is_permanent(error):
+                raise MailRefused(_reason(error)) from error
+            raise MailDelayed(_reason(error)) from error
+
+    def _connection(self) -> aiosmtplib.SMTP:
+        settings = self.settings
+        implicit = settings.mail_port == IMPLICIT_TLS_PORT
+        return aiosmtplib.SMTP(
+            hostname=settings.mail_server,
+            port=settings.mail_port,
+            use_tls=implicit,
+            start_tls=settings.mail_use_tls and not implicit,
+            username=settings.mail_username or None,
+            password=settings.mail_password.get_secret_value() or None,
+            timeout=settings.mail_timeout_seconds,
+        )
+
+    async def check(self) -> None:
+        """Raises where the server does not greet. No login: that is `service check --connect`."""
+        settings = self.settings
+        smtp = aiosmtplib.SMTP(
+            hostname=settings.mail_server,
+            port=settings.mail_port,
+            use_tls=settings.mail_port == IMPLICIT_TLS_PORT,
+            start_tls=False,
+            timeout=settings.health_mail_timeout_seconds,
+        )
+        try:
+            await smtp.connect()
+            await smtp.quit()
+        finally:
+            smtp.close()
+
+    async def check_login(self) -> None:
+        """Raises where the server refuses TLS or the login."""
+        async with self._connection():
+            pass
+
+
+def _codes(error: BaseException) -> list[int]:
+    # 451 and 550 for a recipient are the same exception: only the codes tell them apart.
+    if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
+        return [recipient.code for recipient in error.recipients]
+    if isinstance(error, aiosmtplib.SMTPResponseException):
+        return [error.code]
+    return []
+
+
+def _is_permanent(error: BaseException) -> bool:
+    if isinstance(error, aiosmtplib.SMTPAuthenticationError):
+        return False  # the operator's mistake: the message is kept until it is mended
+    codes = _codes(error)
+    return bool(codes) and all(500 <= code < 600 for code in codes)
+
+
+def _reason(error: BaseException) -> str:
+    codes = ", ".join(map(str, _codes(error)))
+    return f"{type(error).__name__} {codes}".strip()

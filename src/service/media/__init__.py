@@ -1,0 +1,1 @@
+"""The media library: the reference slice. Delete this folder and write your own beside it."""

@@ -1,0 +1,48 @@
+"""Rows of uploaded items."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID, uuid4
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.database import Base, UtcDateTime
+
+Status = Literal["received", "processing", "ready", "failed"]
+
+
+class MediaItem(Base):
+    """One upload. `attempt` fences processing: only the newest attempt may finish."""
+
+    __tablename__ = "media_items"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(200))
+    filename: Mapped[str] = mapped_column(String(255))
+    public: Mapped[bool]
+    size: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[Status] = mapped_column(String(10), default="received")
+    reason: Mapped[str | None] = mapped_column(String(200))
+    progress: Mapped[int] = mapped_column(default=0)
+    attempt: Mapped[int] = mapped_column(default=0)
+    content_type: Mapped[str | None] = mapped_column(String(100))
+    sha256: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    has_thumbnail: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (
+        Index("ix_media_items_account_id_created_at_id", "account_id", "created_at", "id"),
+    )
+
+    @property
+    def original_key(self) -> str:
+        return f"{self.id.hex}/original"
+
+    @property
+    def thumbnail_key(self) -> str:
+        return f"{self.id.hex}/thumbnail"

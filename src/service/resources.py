@@ -1,0 +1,141 @@
+"""Everything a process holds open, opened in one place and closed in reverse."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends
+from redis.asyncio import Redis
+from starlette.requests import HTTPConnection
+
+from service import metrics
+from service.database import Database, make_heartbeat, open_database
+from service.health import Check, Health
+from service.jobs import Jobs
+from service.mail import Mailer
+from service.middleware import RequestLayer
+from service.redis import open_redis
+from service.settings import Settings
+from service.storage import Storage, open_storage
+from service.system import disk_usage
+
+JOB_COUNT_SECONDS = 10
+
+
+class DiskNearlyFull(Exception):
+    """Less space or fewer inodes are free than HEALTH_DISK_FREE_PERCENT."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What requests and tasks work with."""
+
+    settings: Settings
+    database: Database
+    redis: Redis
+    storage: Storage
+    mailer: Mailer
+    jobs: Jobs
+    cpu_gate: asyncio.Semaphore  # around work in threads that needs a core for milliseconds
+
+
+def provide(connection: HTTPConnection) -> Resources:
+    resources: Resources = connection.state.resources
+    return resources
+
+
+async def _provide(connection: HTTPConnection) -> Resources:
+    return provide(connection)  # a coroutine: FastAPI runs plain functions in threads
+
+
+Provided = Annotated[Resources, Depends(_provide)]
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Resources]:
+    """Open what a process needs. Returns at once: everything connects on first use, so that
+    liveness is answered while dependencies are still away."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        heartbeat = make_heartbeat(settings)
+        stack.callback(heartbeat.abort)
+        health.add(
+            Check(
+                "database",
+                heartbeat.beat,
+                timeout_seconds=settings.health_database_timeout_seconds,
+                abort=heartbeat.abort,
+                slow_seconds=settings.health_slow_seconds,
+            )
+        )
+        health.add(Check("database_pool", database.check_pool, timeout_seconds=0.1))
+
+        redis = await stack.enter_async_context(open_redis(settings))
+        health.add(
+            Check(
+                "cache",
+                redis.ping,
+                timeout_seconds=settings.health_cache_timeout_seconds,
+                slow_seconds=settings.health_slow_seconds,
+            )
+        )
+
+        storage = await stack.enter_async_context(open_storage(settings))
+        disk = _disk_check(settings)
+        health.add(Check("disk_space", disk, timeout_seconds=0.5))
+
+        mailer = Mailer(settings)
+        if settings.mail_server:
+            timeout_seconds = settings.health_mail_timeout_seconds
+            health.add(Check("mail", mailer.check, timeout_seconds=timeout_seconds, on_demand=True))
+
+        jobs = Jobs(database)
+        gate = asyncio.Semaphore(os.cpu_count() or 1)
+        await stack.enter_async_context(health.running())
+        yield Resources(settings, database, redis, storage, mailer, jobs, gate)
+
+
+def _disk_check(settings: Settings) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        usage = await asyncio.to_thread(disk_usage, Path(settings.upload_folder))
+        if min(usage.free_percent, usage.inodes_free_percent) < settings.health_disk_free_percent:
+            raise DiskNearlyFull
+
+    return check
+
+
+@asynccontextmanager
+async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run coroutines beside a block and cancel them at its end."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
+    """What metrics read rather than count."""
+    metrics.IN_PROGRESS.set(layer.running)
+    metrics.POOL_SIZE.set(resources.settings.database_pool_size)
+    metrics.POOL_IN_USE.set(resources.database.pool_in_use)
+
+
+async def count_jobs(resources: Resources) -> None:
+    """Keep the queue's gauges fresh; a database that is away leaves them as they are."""
+    statuses: set[str] = {"todo", "doing", "failed"}
+    while True:
+        with contextlib.suppress(Exception):
+            counts = await resources.jobs.counts()
+            statuses |= set(counts)
+            for status in statuses:
+                metrics.JOBS.labels(status).set(counts.get(status, 0))
+        await asyncio.sleep(JOB_COUNT_SECONDS)

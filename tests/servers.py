@@ -1,0 +1,356 @@
+"""Real servers for tests: PostgreSQL, Redis and Gunicorn, each in a temporary directory on a free
+port of the loopback interface, and ended with the process that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end_with_parent() -> None:
+    """Run in the child: the kernel kills it when the test process dies, however it dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 10, every: float = 0.02) -> Any:
+    """The first true result of a condition. Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while True:
+        if result := condition():
+            return result
+        if time.monotonic() > end:
+            raise TimeoutError(f"not true within {seconds} s: {condition}")
+        time.sleep(every)
+
+
+def find_program(name: str, *more: str) -> str | None:
+    """A program from PATH or from where Debian keeps it."""
+    candidates = [shutil.which(name), *more]
+    return next((path for path in candidates if path and os.path.exists(path)), None)
+
+
+def postgresql_program(name: str) -> str | None:
+    return find_program(name, *sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True))
+
+
+def unprivileged() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root: keyword arguments that make a child somebody else."""
+    if os.geteuid() != 0:
+        return {}
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+@dataclass
+class Postgresql:
+    """A cluster of its own, with a superuser named service and the password `sesame-open`."""
+
+    directory: Path
+    host: str = "127.0.0.1"
+    options: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+    password: str = "sesame-open"
+
+    def create(self) -> Postgresql:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        who = unprivileged()
+        if who:
+            os.chown(self.directory, who["user"], who["group"])
+        secret = self.directory / "password"
+        secret.write_text(self.password)
+        secret.chmod(0o644)
+        initdb = postgresql_program("initdb")
+        assert initdb, "PostgreSQL is not installed"
+        subprocess.run(
+            [initdb, "-D", self.directory / "data", "-U", "service", "-A", "scram-sha-256"]
+            + ["--pwfile", secret, "-E", "UTF8", "--no-sync", "--locale", "C"],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            **who,
+        )
+        return self
+
+    def start(self) -> Postgresql:
+        program = postgresql_program("postgres")
+        assert program
+        log = (self.directory / "log").open("ab")
+        settings = {
+            "listen_addresses": self.host,
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": 60,
+            "shared_buffers": "32MB",
+        }
+        options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
+        self.process = subprocess.Popen(
+            [*self.prefix, program, "-D", self.directory / "data", *options, *self.options],
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            preexec_fn=end_with_parent,
+            **({} if self.prefix else unprivileged()),
+        )
+        wait_until(self.answers, seconds=30)
+        return self
+
+    def answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError((self.directory / "log").read_text()[-2000:])
+        program = postgresql_program("pg_isready")
+        assert program
+        command = [*self.prefix[:4], program, "-h", self.host, "-p", str(self.port), "-t", "1"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def stop(self) -> None:
+        """Fast shutdown, also of a frozen server."""
+        if self.process is None:
+            return
+        self.thaw()
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        self.process = None
+
+    def processes(self) -> list[int]:
+        assert self.process is not None
+        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
+        return [self.process.pid, *map(int, out.stdout.split())]
+
+    def freeze(self) -> None:
+        """SIGSTOP to every process: it accepts connections, in the kernel, and never answers."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://service:{self.password}@{self.host}:{self.port}/{database}"
+
+    def psql(self, sql: str, database: str = "postgres") -> str:
+        program = postgresql_program("psql")
+        assert program
+        command = [
+            program,
+            "-X",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            sql,
+            self.url(database),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        if result.returncode:
+            raise RuntimeError(result.stderr)
+        return result.stdout.strip()
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"test_{time.monotonic_ns()}"
+        self.psql(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+
+@dataclass
+class RedisServer:
+    directory: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> RedisServer:
+        program = find_program("redis-server")
+        assert program, "Redis is not installed"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self.process = subprocess.Popen(
+            [*command, "--dir", str(self.directory)],
+            stdout=subprocess.DEVNULL,
+            preexec_fn=end_with_parent,
+        )
+        wait_until(self.answers)
+        return self
+
+    def answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), 1) as s,
+        ):
+            s.sendall(b"PING\r\n")
+            return s.recv(10).startswith(b"+PONG")
+        return False
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.thaw()
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """What a process needs of the machine, and nothing that configures the service."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
+
+
+def service_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "service", *arguments]
+
+
+def run_service(
+    *arguments: str, environment: Mapping[str, str], cwd: Path, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the service's commands to its end."""
+    return subprocess.run(
+        service_command(*arguments),
+        env=dict(environment),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+
+
+@dataclass
+class Web:
+    """Gunicorn with the shipped configuration, in a directory of its own."""
+
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
+    config: Path = ROOT / "gunicorn_async_config.py"
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def variables(self) -> dict[str, str]:
+        defaults = {
+            "BIND": f"127.0.0.1:{self.port}",
+            "WEB_CONCURRENCY": "1",
+            "UPLOAD_FOLDER": str(self.directory / "uploads"),
+            "SHUTDOWN_DRAIN_SECONDS": "0.5",
+            "SHUTDOWN_GRACE_SECONDS": "5",
+            "HEALTH_TOKEN": "token-of-the-tests",
+        }
+        return clean_environment(**(defaults | dict(self.environment)))
+
+    def start(self, *, wait: str | None = "/health/live") -> Web:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "gunicorn", "-c", str(self.config), *self.arguments]
+        self.process = subprocess.Popen(
+            [*self.prefix, *command],
+            cwd=self.directory,
+            env=self.variables(),
+            stdout=self.log_path.open("ab"),
+            stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
+        )
+        if wait is not None:
+            wait_until(lambda: self.status(wait) == 200, seconds=20)
+        return self
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "web.log"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, *, timeout: float = 5, **more: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=timeout, **more)
+
+    def status(self, path: str, *, timeout: float = 5) -> int:
+        """The status of a GET; 0 where nothing answers."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"Gunicorn ended: {self.log[-3000:]}")
+        try:
+            return self.get(path, timeout=timeout).status_code
+        except httpx.HTTPError:
+            return 0
+
+    def workers(self) -> list[int]:
+        assert self.process is not None
+        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
+        return list(map(int, out.stdout.split()))
+
+    def send_signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGQUIT, *, seconds: float = 20) -> int:
+        """End it and return its exit code."""
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait(5)
+
+
+@contextlib.contextmanager
+def running(server: Any, **more: Any) -> Iterator[Any]:
+    """Start a server for a block and end it whatever happens."""
+    try:
+        yield server.start(**more)
+    finally:
+        server.stop()
