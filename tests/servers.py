@@ -101,7 +101,6 @@ class Postgresql:
     def start(self) -> Postgresql:
         program = postgresql_program("postgres")
         assert program
-        log = (self.directory / "log").open("ab")
         settings = {
             "listen_addresses": self.host,
             "port": self.port,
@@ -111,14 +110,15 @@ class Postgresql:
             "shared_buffers": "32MB",
         }
         options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
-        self.process = subprocess.Popen(
-            [*self.prefix, program, "-D", self.directory / "data", *options, *self.options],
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            preexec_fn=end_with_parent,
-            **({} if self.prefix else unprivileged()),
-        )
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, program, "-D", self.directory / "data", *options, *self.options],
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                preexec_fn=end_with_parent,
+                **({} if self.prefix else unprivileged()),
+            )
         wait_until(self.answers, seconds=30)
         return self
 
@@ -287,14 +287,15 @@ class Web:
     def start(self, *, wait: str | None = "/health/live") -> Web:
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "gunicorn", "-c", str(self.config), *self.arguments]
-        self.process = subprocess.Popen(
-            [*self.prefix, *command],
-            cwd=self.directory,
-            env=self.variables(),
-            stdout=self.log_path.open("ab"),
-            stderr=subprocess.STDOUT,
-            preexec_fn=end_with_parent,
-        )
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, *command],
+                cwd=self.directory,
+                env=self.variables(),
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent,
+            )
         if wait is not None:
             wait_until(lambda: self.status(wait) == 200, seconds=20)
         return self

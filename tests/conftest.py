@@ -1,0 +1,139 @@
+"""Fixtures: real servers, started once a run; a migrated database and settings for each test."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import (
+    Postgresql,
+    RedisServer,
+    Web,
+    find_program,
+    postgresql_program,
+    running,
+)
+
+from service.migrate import migrate
+from service.settings import Settings
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def require(program: str | None, name: str) -> None:
+    """Skip, by name, what this machine cannot run. In CI nothing may be skipped."""
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def server_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers that do not run as root can reach their files."""
+    directory = tmp_path_factory.mktemp("servers")
+    for path in (directory, *directory.parents[:2]):
+        path.chmod(0o755)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def shared_postgresql(server_directory: Path) -> Iterator[Postgresql]:
+    """One server for all tests that do not harm it."""
+    require(postgresql_program("postgres"), "PostgreSQL")
+    with running(Postgresql(server_directory / "postgresql").create()) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgresql(server_directory: Path, request: pytest.FixtureRequest) -> Iterator[Postgresql]:
+    """A server that the test may freeze, stop and fill."""
+    require(postgresql_program("postgres"), "PostgreSQL")
+    directory = server_directory / f"own-{abs(hash(request.node.nodeid))}"
+    with running(Postgresql(directory).create()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(shared_postgresql: Postgresql) -> str:
+    """The name of a migrated, empty database; copying it is faster than migrating again."""
+    shared_postgresql.psql("CREATE DATABASE template")
+    asyncio.run(migrate(Settings(database_url=shared_postgresql.url("template"))))
+    return "template"
+
+
+@pytest.fixture
+def database_url(shared_postgresql: Postgresql, template: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of the test's own."""
+    name = f"copy_{os.urandom(6).hex()}"
+    shared_postgresql.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield shared_postgresql.url(name)
+    shared_postgresql.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def shared_redis(server_directory: Path) -> Iterator[RedisServer]:
+    require(find_program("redis-server"), "Redis")
+    with running(RedisServer(server_directory / "redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that the test may freeze and stop."""
+    require(find_program("redis-server"), "Redis")
+    with running(RedisServer(tmp_path / "redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def embedded_settings(tmp_path: Path) -> Settings:
+    """Settings of a bare machine, on a migrated SQLite file of the test's own."""
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path}/service.sqlite3",
+        upload_folder=str(tmp_path / "uploads"),
+        secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+    )
+    asyncio.run(migrate(settings))
+    return settings
+
+
+@pytest.fixture
+def server_settings(tmp_path: Path, database_url: str, shared_redis: RedisServer) -> Settings:
+    """Settings on real PostgreSQL and Redis."""
+    return Settings(
+        database_url=database_url,
+        redis_url=shared_redis.url,
+        upload_folder=str(tmp_path / "uploads"),
+        secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+    )
+
+
+@pytest.fixture(params=["embedded", "servers"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Both back ends in turn."""
+    name = {"embedded": "embedded_settings", "servers": "server_settings"}[request.param]
+    chosen: Settings = request.getfixturevalue(name)
+    return chosen
+
+
+@pytest.fixture
+def make_web(tmp_path: Path) -> Iterator[Callable[..., Web]]:
+    """Starts Gunicorn with environment variables; everything is stopped after the test."""
+    started: list[Web] = []
+
+    def make(
+        environment: dict[str, str] | None = None, *, wait: str | None = "/health/live", **more: Any
+    ) -> Web:
+        web = Web(tmp_path / f"web-{len(started)}", environment or {}, **more)
+        started.append(web)
+        return web.start(wait=wait)
+
+    yield make
+    for web in started:
+        web.stop()
