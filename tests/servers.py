@@ -239,7 +239,7 @@ class RedisServer:
 
 def clean_environment(**more: str) -> dict[str, str]:
     """What a process needs of the machine, and nothing that configures the service."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
     return {name: os.environ[name] for name in kept if name in os.environ} | more
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+import service.accounts.pages
 import service.accounts.routes
 import service.media.routes
 from service import metrics
@@ -24,9 +25,14 @@ from service.resources import (
     open_resources,
     refresh_gauges,
 )
+from service.routing import add_routes
 from service.settings import Settings, load
 
-ROUTERS = (service.accounts.routes.router, service.media.routes.router)
+ROUTERS = (
+    service.accounts.routes.router,
+    service.accounts.pages.router,
+    service.media.routes.router,
+)
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
 
@@ -73,8 +79,7 @@ class Service:
             exception_handlers=EXCEPTION_HANDLERS,  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
-        for router in ROUTERS:
-            api.include_router(router)
+        add_routes(api, ROUTERS)
         return api
 
     @asynccontextmanager

@@ -146,9 +146,8 @@ class RequestLayer:
                 await exchange.send_problem(500)
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
-        route = scope.get("fastapi")
-        context = route.get("effective_route_context") if route else None
-        template = context.path if context is not None else UNMATCHED
+        route = scope.get("route")
+        template = route.path if route is not None else UNMATCHED
         key = (scope["method"], template, status)
         timer = self._timers.get(key)
         if timer is None:

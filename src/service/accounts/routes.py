@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.security import OAuth2PasswordRequestForm
 
 from service.accounts import registration, sessions
-from service.accounts.pages import router as pages
 from service.accounts.schemas import (
     Accepted,
     AccessToken,
@@ -19,7 +18,6 @@ from service.documented import problems
 from service.resources import Provided
 
 router = APIRouter(tags=["accounts"])
-router.include_router(pages)
 
 
 @router.post("/api/accounts", status_code=202, responses=problems(413, 422, 503))

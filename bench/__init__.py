@@ -1,0 +1,1 @@
+"""Benchmarks: ratios between two things measured in one run, as machines are noisy."""

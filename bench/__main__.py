@@ -1,0 +1,47 @@
+"""`make bench`: every figure, as a table and in bench/results.json. Takes about four minutes."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+def main(names: list[str]) -> int:
+    """Run all benchmarks, or those named. Returns 1 where a bound is missed."""
+    from servers import Postgresql, RedisServer, running
+
+    from bench import process, requests
+    from bench.table import Row, show, write
+
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with tempfile.TemporaryDirectory(prefix="service-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with (
+            running(Postgresql(directory / "postgresql").create()) as postgresql,
+            running(RedisServer(directory / "redis")) as redis,
+        ):
+            servers = (directory, postgresql, redis)
+            all_of_them = {
+                "trivial": lambda: requests.trivial(*servers),
+                "me": lambda: requests.who_am_i(*servers),
+                "probes": lambda: process.probes(directory),
+                "memory": lambda: process.memory(*servers),
+                "startup": lambda: process.startup(*servers),
+                "upload": lambda: process.upload(*servers),
+            }
+            rows: list[Row] = []
+            for key in names or all_of_them:
+                print(f"measuring: {key}", file=sys.stderr)
+                rows += all_of_them[key]()
+    print(show(rows))
+    if not names:
+        write(rows, ROOT / "bench" / "results.json")
+    return 0 if all(row.met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""Requests per second and latency, of the service against the least that could answer."""
+
+import hashlib
+import secrets
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from servers import Postgresql, RedisServer, Web, run_service, running
+
+from bench.load import Load, run
+from bench.table import Row
+
+ROUNDS = 7
+SECONDS = 3
+CONNECTIONS = 16
+
+
+def _pairs(
+    first: Callable[[], Load], second: Callable[[], Load], rounds: int
+) -> list[tuple[Load, Load]]:
+    """Both in turn, in changing order, after one warm-up each."""
+    first(), second()
+    pairs = []
+    for number in range(rounds):
+        if number % 2:
+            b, a = second(), first()
+        else:
+            a, b = first(), second()
+        pairs.append((a, b))
+    failed = sum(load.failed for pair in pairs for load in pair)
+    assert failed == 0, f"{failed} failed requests"
+    return pairs
+
+
+def _rows(name: str, pairs: list[tuple[Load, Load]], least: float, most: float | None) -> list[Row]:
+    rates = [a.requests_per_second / b.requests_per_second for a, b in pairs]
+    tails = [a.p99_ms / b.p99_ms for a, b in pairs]
+    ours = statistics.median(a.requests_per_second for a, _ in pairs)
+    theirs = statistics.median(b.requests_per_second for _, b in pairs)
+    note = f"{ours:,.0f} against {theirs:,.0f} requests/s"
+    rows = [Row(f"{name}: requests/s ratio", rates, at_least=least, note=note)]
+    if most is not None:
+        ours_ms = statistics.median(a.p99_ms for a, _ in pairs)
+        theirs_ms = statistics.median(b.p99_ms for _, b in pairs)
+        note = f"{ours_ms:.2f} against {theirs_ms:.2f} ms"
+        rows.append(Row(f"{name}: p99 ratio", tails, at_most=most, note=note))
+    return rows
+
+
+def _web(directory: Path, app: str, environment: dict[str, str]) -> Web:
+    common = {"ACCESS_LOG": "false", "LOG_LEVEL": "warning", "MAX_REQUESTS": "0"}
+    return Web(directory, common | environment, arguments=(f"bench.apps:{app}()",))
+
+
+def trivial(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
+    """A trivial JSON route in the whole service against the same in a bare FastAPI."""
+    environment = {"DATABASE_URL": postgresql.new_database(), "REDIS_URL": redis.url}
+    full = _web(directory / "full", "full", environment)
+    bare = _web(directory / "bare", "bare", environment)
+    with running(full), running(bare, wait="/trivial"):
+        pairs = _pairs(
+            lambda: run(f"{full.url}/trivial", seconds=SECONDS, connections=CONNECTIONS),
+            lambda: run(f"{bare.url}/trivial", seconds=SECONDS, connections=CONNECTIONS),
+            ROUNDS,
+        )
+    return _rows("trivial route, service / bare FastAPI", pairs, 0.90, 1.15)
+
+
+def who_am_i(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
+    """`GET /api/accounts/me` against one query by asyncpg behind raw ASGI."""
+    url = postgresql.new_database()
+    name = url.rpartition("/")[2]
+    token = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "BENCH_TOKEN_DIGEST": digest}
+    full = _web(directory / "me", "full", environment)
+    raw = _web(directory / "raw", "raw_query", environment)
+    full.directory.mkdir(parents=True)
+    migrated = run_service("migrate", environment=full.variables(), cwd=full.directory)
+    assert migrated.returncode == 0, migrated.stderr
+    postgresql.psql(
+        "WITH account AS (INSERT INTO accounts (id, email, password_hash, stamp, created_at,"
+        " confirmed_at) VALUES (gen_random_uuid(), 'ada@example.org', 'x', 'x', now(), now())"
+        " RETURNING id) INSERT INTO tokens (digest, account_id, created_at, expires_at)"
+        f" SELECT '\\x{digest}', id, now(), now() + interval '1 day' FROM account",
+        name,
+    )
+    bearer = (f"Authorization: Bearer {token}",)
+    with running(full), running(raw, wait="/"):
+        assert full.get("/api/accounts/me", headers={"Authorization": bearer[0][15:]}).is_success
+        me = f"{full.url}/api/accounts/me"
+        pairs = _pairs(
+            lambda: run(me, seconds=SECONDS, connections=CONNECTIONS, headers=bearer),
+            lambda: run(raw.url + "/", seconds=SECONDS, connections=CONNECTIONS),
+            ROUNDS,
+        )
+    return _rows("GET /api/accounts/me / raw asyncpg", pairs, 0.30, None)
