@@ -1,4 +1,4 @@
-"""Where the text of a setting comes from: every place, their order, and what is wrong with a place."""
+"""Where the text of a setting comes from: the places, their order, what is wrong with one."""
 
 import os
 import subprocess
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import service
 from service.sources import MAX_FILE_BYTES, Problem, SourceError, Sources, read_dotenv
 
+SOURCE = str(Path(service.__file__).parents[1])
 PLACES = ["command line", "named file", "secrets directory", "environment", ".env"]
 
 
@@ -66,9 +68,9 @@ def test_nothing_anywhere_is_none(tmp_path: Path) -> None:
 def test_a_variable_and_its_file_together_are_refused(tmp_path: Path) -> None:
     problem = problem_of(sources_holding(["named file", "environment"], tmp_path))
 
-    assert str(problem) == (
-        "MAIL_PASSWORD (environment): expected one of MAIL_PASSWORD and MAIL_PASSWORD_FILE; got both"
-    )
+    assert (problem.variable, problem.source) == ("MAIL_PASSWORD", "environment")
+    assert problem.expected == "one of MAIL_PASSWORD and MAIL_PASSWORD_FILE"
+    assert problem.given == "both"
 
 
 def test_the_command_line_settles_a_variable_given_twice(tmp_path: Path) -> None:
@@ -236,7 +238,10 @@ def test_a_secrets_directory_that_may_not_be_entered_is_an_error(tmp_path: Path)
     (tmp_path / "closed").mkdir(mode=0)
     code = "print(Sources({}, secrets_directory='closed').closed())"
 
-    assert "may not enter" in as_nobody(code, tmp_path)
+    printed = as_nobody(code, tmp_path)
+
+    (tmp_path / "closed").chmod(0o700)  # pytest removes it
+    assert "may not enter" in printed
 
 
 def as_nobody(code: str, directory: Path) -> str:
@@ -245,7 +250,14 @@ def as_nobody(code: str, directory: Path) -> str:
     leave_root = "os.setgroups([]); os.setgid(65534); os.setuid(65534)" if not os.getuid() else ""
     program = f"import os; from service.sources import Sources\n{leave_root}\n{code}"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=directory)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=directory,
+        env={"PYTHONPATH": SOURCE},
+    )
     return done.stdout
 
 
@@ -329,9 +341,7 @@ def test_the_module_stays_light_enough_for_the_health_client() -> None:
         "import sys; sys.path[:] = sys.argv[1:]; import service.sources;"
         "print(' '.join(sys.modules))"
     )
-    source = str(Path(sys.modules["service"].__file__ or "").parents[1])
-    paths = [source, os.path.dirname(os.__file__)]
-    command = [sys.executable, "-I", "-S", "-c", program, *paths]
+    command = [sys.executable, "-I", "-S", "-c", program, SOURCE, os.path.dirname(os.__file__)]
 
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 

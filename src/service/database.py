@@ -3,14 +3,24 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-from sqlalchemy import URL, DateTime, Dialect, MetaData, TypeDecorator, event, make_url
+from sqlalchemy import (
+    URL,
+    DateTime,
+    Dialect,
+    MetaData,
+    Row,
+    Select,
+    TypeDecorator,
+    event,
+    make_url,
+)
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
@@ -22,11 +32,17 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import greenlet_spawn
 
+from service.checks import InThread
 from service.errors import Unavailable
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+POOL_LOOKS = 5
+POOL_LOOK_SECONDS = 0.01
+CONNECT_MESSAGES = 5  # to connect, for TLS or none, to start, and two to log in
 
 # https://alembic.sqlalchemy.org/en/latest/naming.html
 NAMES = {
@@ -164,15 +180,39 @@ class Database:
             async with self._autocommit.connect() as connection:
                 yield connection
 
+    async def fetch_one(
+        self, statement: Select[Any], parameters: Mapping[str, object]
+    ) -> Row[Any] | None:
+        """The one row of a query, or None: the shortest way, for what every request needs.
+
+        Connect, execute and close share one switch into SQLAlchemy's synchronous code; through
+        `reading()` each has its own, which costs a third more. Raises DatabaseUnavailable.
+        """
+        with _Translated():
+            return await greenlet_spawn(self._fetch_one, statement, parameters)
+
+    def _fetch_one(
+        self, statement: Select[Any], parameters: Mapping[str, object]
+    ) -> Row[Any] | None:
+        with self._autocommit.sync_engine.connect() as connection:
+            return connection.execute(statement, parameters).one_or_none()
+
     @property
     def pool_in_use(self) -> int:
         pool = self.engine.pool
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def check_pool(self) -> None:
-        """Raises PoolExhausted where the next request would have to wait for a connection."""
-        if self.pool_in_use >= self.settings.database_pool_size:
-            raise PoolExhausted
+        """Raises PoolExhausted where the next request would have to wait for a connection.
+
+        A busy pool is full for a moment now and then: it has to stay full for as long as several
+        looks take.
+        """
+        for _ in range(POOL_LOOKS):
+            if self.pool_in_use < self.settings.database_pool_size:
+                return
+            await asyncio.sleep(POOL_LOOK_SECONDS)
+        raise PoolExhausted
 
 
 class _Translated:
@@ -200,29 +240,58 @@ class Heartbeat(Protocol):
 
     async def beat(self) -> None: ...
     def abort(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 class PostgresqlHeartbeat:
-    """`SELECT 1` on one autocommit connection, made anew when it is lost."""
+    """`SELECT 1` on one autocommit connection, made anew when it is lost.
+
+    Connecting takes several messages to and fro, and a beat's deadline is meant for one: so the
+    connection is made by a task of its own, which outlives the beat that began it. Else a slow
+    server would never be reached at all.
+    """
 
     def __init__(self, settings: Settings, url: URL) -> None:
         _, self.arguments = url.get_dialect()().create_connect_args(url)
-        self.timeout_seconds = settings.health_database_timeout_seconds
+        self.connect_seconds = CONNECT_MESSAGES * settings.health_database_timeout_seconds
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connecting: asyncio.Task[None] | None = None
 
     async def beat(self) -> None:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
-                **self.arguments,
-                timeout=self.timeout_seconds,
-                server_settings={"application_name": "service-health"},
-                statement_cache_size=0,
-            )
+        """Raises what the driver raises where the server does not answer."""
+        if self._connection is not None and not self._connection.is_closed():
+            try:
+                await self._ask(self._connection)
+            except Exception:
+                # Perhaps only this connection is lost, by a failover or a router that forgot it.
+                log.debug("heartbeat_reconnects", exc_info=True)
+            else:
+                return
+        await self._ask(await self._connected())
+
+    async def _ask(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         try:
-            await self._connection.fetchval("SELECT 1")
+            await connection.execute("SELECT 1")  # one message each way, unlike fetchval
         except Exception:
             self.abort()
             raise
+
+    async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect(), name="heartbeat connects")
+            self._connecting.add_done_callback(_forget)
+        await asyncio.wait({self._connecting})
+        self._connecting.result()
+        assert self._connection is not None
+        return self._connection
+
+    async def _connect(self) -> None:
+        self._connection = await asyncpg.connect(
+            **self.arguments,
+            timeout=self.connect_seconds,
+            server_settings={"application_name": "service-health"},
+            statement_cache_size=0,
+        )
 
     def abort(self) -> None:
         """Drop the connection without a word: a server that is frozen would not answer a goodbye.
@@ -233,6 +302,17 @@ class PostgresqlHeartbeat:
         if connection is not None:
             connection.terminate()
 
+    async def close(self) -> None:
+        if self._connecting is not None and not self._connecting.done():
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
+        self.abort()
+
+
+def _forget(connecting: asyncio.Task[None]) -> None:
+    if not connecting.cancelled():
+        connecting.exception()  # no beat may be left to look at it
+
 
 class SqliteHeartbeat:
     """Reads the file anew each time: a file that is gone or locked for good is noticed."""
@@ -240,9 +320,10 @@ class SqliteHeartbeat:
     def __init__(self, settings: Settings, url: URL) -> None:
         self.path = url.database or ":memory:"
         self.timeout_seconds = settings.health_database_timeout_seconds
+        self._read_in_thread = InThread(self._read)
 
     async def beat(self) -> None:
-        await asyncio.to_thread(self._read)
+        await self._read_in_thread()
 
     def _read(self) -> None:
         uri = f"{Path(self.path).resolve().as_uri()}?mode=rw"  # does not make a missing file
@@ -250,6 +331,9 @@ class SqliteHeartbeat:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def abort(self) -> None:
+        return None
+
+    async def close(self) -> None:
         return None
 
 

@@ -21,7 +21,7 @@ HOST = rf"{NAME}(\.{NAME})*"
 
 @dataclass(frozen=True)
 class Parsed:
-    """How a setting's text is read, and what it has to look like, for messages and documentation."""
+    """How a setting's text is read, and what it has to look like, in words for people."""
 
     read: Callable[[Any], Any]
     expect: str
@@ -50,7 +50,7 @@ class Range:
         schema = {**handler(source), "ge": self.low, "le": self.high}
         if schema["type"] == "float":
             schema["allow_inf_nan"] = False
-        return cast(CoreSchema, schema)
+        return cast("CoreSchema", schema)
 
 
 class SecretUrl(Secret[str]):
@@ -84,7 +84,7 @@ def split_url(text: str) -> SplitResult:
 def mask_url(text: str) -> str:
     """The URL without its password and its query's values; all of it masked where it is ambiguous.
 
-    A user without a password, or of a web server or store, is masked too: tokens are put there.
+    The user of a web server or a store is masked too: tokens are put there.
     """
     try:
         parts = split_url(text)
@@ -92,7 +92,8 @@ def mask_url(text: str) -> str:
         return MASK if text else ""
     user, at, host = parts.netloc.rpartition("@")
     if at:
-        user = f"{parts.username}:***" if _shows_user(parts) else "***"
+        password = ":***" if ":" in user else ""
+        user = f"{parts.username}{password}" if _shows_user(parts) else "***"
     query = re.sub(r"(^|&)([^=&]*=)?[^&]+", r"\1\2***", parts.query)
     masked = f"{parts.scheme}://{user}{at}{host}{parts.path}"
     return masked + (f"?{query}" if query else "")
@@ -108,7 +109,7 @@ def url_password(text: str) -> str | None:
 
 
 def url_secrets(text: str) -> list[str | None]:
-    """What must not be seen of a URL: what `mask_url` masks, save query values that are no secret."""
+    """What nobody may see of a URL: what is masked, but for query values that are no secret."""
     try:
         parts = split_url(text)
     except ValueError:
@@ -119,7 +120,9 @@ def url_secrets(text: str) -> list[str | None]:
 
 
 def _shows_user(parts: SplitResult) -> bool:
-    return bool(parts.password) and parts.scheme.startswith(("postgres", "redis"))
+    """A role of PostgreSQL is no secret; a user of Redis alone is a password without its colon."""
+    redis_user = parts.scheme.startswith("redis") and bool(parts.password)
+    return redis_user or parts.scheme.startswith("postgres")
 
 
 def _text(value: Any) -> str:
@@ -203,7 +206,7 @@ def _mail_host(value: Any) -> str:
 
 
 def _networks(value: Any) -> tuple[str, ...]:
-    """Host bits are cleared: Gunicorn refuses `10.0.0.1/8`, and Uvicorn would trust nobody by it."""
+    """Host bits are cleared: Gunicorn refuses `10.0.0.1/8`, and Uvicorn trusts nobody by it."""
     return tuple(
         str(ipaddress.ip_network(item, strict=False)) if "/" in item else _proxy(item)
         for item in _items(value)

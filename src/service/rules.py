@@ -168,16 +168,15 @@ def _near_misses(sources: Sources, variables: Collection[str]) -> Iterator[Probl
         )
         if name in read:
             continue
+        expected = _meant(name.upper(), read)
         if name.upper() in pointers and source != "environment":
             expected = "a name without _FILE: only an environment variable may point to a file"
-        elif meant := _meant(name.upper(), read):
-            expected = meant
+        if expected:
+            yield Problem(ascii(name)[1:-1], source, expected, "a name that nothing reads")
         elif source == "command line":
-            expected = "the name of a setting"
-            name = name if re.fullmatch("[A-Z_]{1,40}", name) else "argument"  # perhaps a value
-        else:
-            continue
-        yield Problem(ascii(name)[1:-1], source, expected, "a name that nothing reads")
+            # What does not look like a name may be a value, given without one.
+            shown = name if re.fullmatch("[A-Z_]{1,40}", name) else "argument"
+            yield Problem(shown, source, "the name of a setting", "a name that nothing reads")
 
 
 def _meant(name: str, read: Iterable[str]) -> str | None:

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     """The whole configuration, checked. Secrets are masked in every representation."""
 
     environment: fields.Environment = "development"
-    """`production` turns on the rules for production"""
+    """`production` turns on the rules of production"""
     debug: fields.Flag = False
     """Tracebacks in the log of every handled error"""
     log_level: fields.LogLevel = "info"
@@ -237,7 +237,7 @@ def _wrong_argument(name: str) -> Problem:
 
 
 def mistaken_fields(error: ValidationError) -> list[str]:
-    """The names of the fields pydantic refused, each once. Nothing else of its error is safe to show."""
+    """The names of the fields pydantic refused, each once; no more of its error is safe to show."""
     mistakes = error.errors(include_input=False, include_context=False, include_url=False)
     return list(dict.fromkeys(str(mistake["loc"][0]) for mistake in mistakes if mistake["loc"]))
 
@@ -337,7 +337,7 @@ def development_key(path: Path = GENERATED_KEY) -> str:
 
 
 def reference() -> list[tuple[str, str, str, str]]:
-    """(variable, default, expectation, meaning) of every setting, as `docs/settings.md` lists them."""
+    """(variable, default, expectation, meaning) of every setting, as `docs/settings.md` has it."""
     return [
         (name.upper(), shown(field.default), expected(name), field.description or "")
         for name, field in Settings.model_fields.items()

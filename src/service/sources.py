@@ -211,9 +211,9 @@ def read_dotenv(path: str = ".env") -> dict[str, str]:
     """
     if not os.path.isfile(path):  # a directory of this name may well be a virtual environment
         return {}
-    import io  # these two cost 15 ms, which only a developer's machine should pay
+    import io  # noqa: PLC0415  (these two cost 15 ms, which only a developer's machine should pay)
 
-    from dotenv.parser import parse_stream
+    from dotenv.parser import parse_stream  # noqa: PLC0415
 
     try:
         text, reason = _read_text(path), ""

@@ -84,38 +84,38 @@ _WHO = (
     .join(Token, Token.account_id == Account.id)
     .where(Token.digest == bindparam("digest"), Token.expires_at > bindparam("now"))
 )
-_scheme = OAuth2PasswordBearer(tokenUrl="/login", auto_error=False)
 
 
 async def authenticate(resources: Resources, token: str) -> Identity:
     """The account of a bearer token. Raises NotLoggedIn."""
     found = digest(token)
-    async with resources.database.reading() as connection:
-        result = await connection.execute(_WHO, {"digest": found, "now": datetime.now(UTC)})
-        row = result.one_or_none()
+    parameters = {"digest": found, "now": datetime.now(UTC)}
+    row = await resources.database.fetch_one(_WHO, parameters)
     if row is None:
         raise NotLoggedIn
     return Identity(row.id, row.email, row.created_at, found)
 
 
-async def _current(
-    connection: HTTPConnection, token: Annotated[str | None, Depends(_scheme)]
-) -> Identity:
-    if token is None:
-        raise NotLoggedIn
-    return await authenticate(provide(connection), token)
+class _Bearer(OAuth2PasswordBearer):
+    """OpenAPI's security scheme and the dependency in one: a second dependency costs 20 µs."""
+
+    def __init__(self, *, required: bool) -> None:
+        super().__init__(tokenUrl="/login", auto_error=False)
+        self.required = required
+
+    async def __call__(  # type: ignore[override]
+        self, connection: HTTPConnection
+    ) -> Identity | None:
+        kind, _, token = connection.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and token:
+            return await authenticate(provide(connection), token)
+        if self.required:
+            raise NotLoggedIn
+        return None
 
 
-CurrentAccount = Annotated[Identity, Depends(_current)]
-
-
-async def _maybe_current(
-    connection: HTTPConnection, token: Annotated[str | None, Depends(_scheme)]
-) -> Identity | None:
-    return None if token is None else await authenticate(provide(connection), token)
-
-
-MaybeAccount = Annotated[Identity | None, Depends(_maybe_current)]
+CurrentAccount = Annotated[Identity, Depends(_Bearer(required=True))]
+MaybeAccount = Annotated[Identity | None, Depends(_Bearer(required=False))]
 
 
 async def address_of(session: AsyncSession, account_id: UUID) -> str:
