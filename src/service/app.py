@@ -14,7 +14,7 @@ import service.accounts.routes
 import service.media.routes
 from service import metrics
 from service.details import Details
-from service.errors import EXCEPTION_HANDLERS
+from service.errors import exception_handlers
 from service.health import Health, Probes
 from service.lifecycle import Lifecycle
 from service.middleware import RequestLayer
@@ -76,7 +76,7 @@ class Service:
             redoc_url=None,
             redirect_slashes=False,
             lifespan=self._lifespan,
-            exception_handlers=EXCEPTION_HANDLERS,  # type: ignore[arg-type]
+            exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
         add_routes(api, ROUTERS)

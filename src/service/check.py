@@ -7,7 +7,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service import system
-from service.database import engine_url, make_heartbeat
+from service.database import make_heartbeat
+from service.database_url import engine_url
 from service.mail import Mailer
 from service.migrate import current_revision, newest_revision
 from service.redis import open_redis

@@ -19,10 +19,7 @@ from sqlalchemy import (
     Select,
     TypeDecorator,
     event,
-    make_url,
 )
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -35,7 +32,8 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from service.checks import InThread
-from service.errors import Unavailable
+from service.database_errors import connecting, translate
+from service.database_url import engine_url
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,32 +71,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
 
-class DatabaseUnavailable(Unavailable):
-    """The database is away, busy or too slow."""
-
-
 class PoolExhausted(Exception):
     """Requests hold every connection of the pool."""
 
 
-def engine_url(settings: Settings) -> URL:
-    """DATABASE_URL for SQLAlchemy's async drivers; libpq's `sslmode` becomes asyncpg's `ssl`."""
-    url = make_url(settings.database_url.get_secret_value())
-    if url.get_backend_name() == "sqlite":
-        return url.set(drivername="sqlite+aiosqlite")
-    query = dict(url.query)
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=query)
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Is dropped where a statement is given up or cancelled.
 
+    asyncpg would ask the server to cancel and wait for its answer, which never comes from a server
+    that does not answer. What the statement does meanwhile ends at its statement_timeout.
+    """
 
-def libpq_url(settings: Settings) -> str:
-    """DATABASE_URL for libpq, which the job queue's driver speaks."""
-    url = make_url(settings.database_url.get_secret_value())
-    query = dict(url.query)
-    if "ssl" in query:
-        query["sslmode"] = query.pop("ssl")
-    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+    def _cancel_current_command(self, *_waiters: Any) -> None:
+        self._loop.call_soon(self.terminate)
 
 
 def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
@@ -111,6 +96,7 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
         pool_recycle=1800,
         hide_parameters=True,  # or errors print them: password hashes, tokens
         connect_args={
+            "connection_class": _Connection,
             "timeout": settings.database_connect_timeout_seconds,
             # The server ends a long statement; this ends the wait for a server that does not.
             "command_timeout": settings.database_statement_timeout_seconds + 0.5,
@@ -166,9 +152,10 @@ class Database:
 
         Raises DatabaseUnavailable where the database is away.
         """
-        with _Translated():
-            async with self.sessions.begin() as session:
-                yield session
+        async with self.sessions.begin() as session:
+            with connecting():
+                await session.connection()
+            yield session
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -176,9 +163,13 @@ class Database:
 
         Raises DatabaseUnavailable where the database is away.
         """
-        with _Translated():
-            async with self._autocommit.connect() as connection:
-                yield connection
+        connection = self._autocommit.connect()
+        with connecting():
+            await connection.start()
+        try:
+            yield connection
+        finally:
+            await asyncio.shield(connection.close())
 
     async def fetch_one(
         self, statement: Select[Any], parameters: Mapping[str, object]
@@ -188,13 +179,14 @@ class Database:
         Connect, execute and close share one switch into SQLAlchemy's synchronous code; through
         `reading()` each has its own, which costs a third more. Raises DatabaseUnavailable.
         """
-        with _Translated():
-            return await greenlet_spawn(self._fetch_one, statement, parameters)
+        return await greenlet_spawn(self._fetch_one, statement, parameters)
 
     def _fetch_one(
         self, statement: Select[Any], parameters: Mapping[str, object]
     ) -> Row[Any] | None:
-        with self._autocommit.sync_engine.connect() as connection:
+        with connecting():
+            connection = self._autocommit.sync_engine.connect()
+        with connection:
             return connection.execute(statement, parameters).one_or_none()
 
     @property
@@ -213,26 +205,6 @@ class Database:
                 return
             await asyncio.sleep(POOL_LOOK_SECONDS)
         raise PoolExhausted
-
-
-class _Translated:
-    """Turns what drivers raise for a database that is away into DatabaseUnavailable."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is None or not _is_away(error):
-            return
-        log.warning("database_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
-        raise DatabaseUnavailable from error
-
-
-def _is_away(error: BaseException) -> bool:
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    # asyncpg's connect raises OSError and TimeoutError as they are.
-    return isinstance(error, PoolTimeoutError | OSError | TimeoutError | asyncpg.PostgresError)
 
 
 class Heartbeat(Protocol):
@@ -349,6 +321,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     url = engine_url(settings)
     postgresql = url.get_backend_name() == "postgresql"
     engine = (_postgresql_engine if postgresql else _sqlite_engine)(settings, url)
+    translate(engine)
     database = Database(settings, engine)
     try:
         yield database

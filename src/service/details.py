@@ -6,20 +6,30 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import metrics, system
-from service.health import Health, answer
+from service import errors, metrics, system
+from service.checks import InThread
+from service.health import NO_STORE, Health, answer
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 1.0
+FIRST_SAMPLE_SECONDS = 1.0  # a request that comes before the first sample waits so long for it
+NOT_SAMPLED = {field.name: None for field in fields(system.Snapshot)}
+CHALLENGE = (
+    (b"content-type", errors.PROBLEM_JSON.encode()),
+    (b"www-authenticate", b"Bearer"),
+    NO_STORE,
+)
 
 
 class Details:
@@ -30,38 +40,46 @@ class Details:
         self.health = health
         self.folder = Path(settings.upload_folder)
         self.version = version("service")
-        self._machine: dict[str, Any] = {}
+        self._machine: dict[str, Any] = dict(NOT_SAMPLED)
         self._workers: list[dict[str, float | int]] = []
+        self._sampled_at: float | None = None
+        self._tried = asyncio.Event()
 
     async def sample_forever(self) -> None:
         """Without a token nobody can ask, and nothing is sampled."""
         if self.token is None:
             return
-        sampler = system.Sampler(self.folder)
+        sample = InThread(partial(self._sample, system.Sampler(self.folder)))
+        failing = False
         while True:
             try:
-                self._machine, self._workers = await asyncio.to_thread(self._sample, sampler)
+                await sample()
+                failing = False
             except Exception:
-                log.exception("sampling_failed")
+                if not failing:
+                    log.exception("sampling_failed")
+                failing = True
+            self._tried.set()
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    @staticmethod
-    def _sample(sampler: system.Sampler) -> tuple[dict[str, Any], list[dict[str, float | int]]]:
-        return asdict(sampler.sample()), metrics.worker_vitals()
+    def _sample(self, sampler: system.Sampler) -> None:
+        self._machine, self._workers = asdict(sampler.sample()), metrics.worker_vitals()
+        self._sampled_at = time.monotonic()
 
     def authorised(self, scope: Scope) -> bool:
         """Whether the request carries the token, compared in constant time."""
         if self.token is None:
             return False
-        wanted = f"Bearer {self.token.get_secret_value()}".encode()
-        return any(
-            name == b"authorization" and hmac.compare_digest(value, wanted)
-            for name, value in scope["headers"]
-        )
+        wanted = self.token.get_secret_value().encode()
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(given) == 1 and _is_bearer(given[0], wanted)
 
     async def report(self) -> tuple[int, dict[str, Any]]:
-        """(HTTP status, body)."""
+        """(HTTP status, body). Times are in seconds, `timestamp` and `last_change` since 1970."""
         status, _ = await self.health.overall()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SAMPLE_SECONDS):
+                await self._tried.wait()
         body = {
             "status": status,
             "state": self.health.not_ready() or "ready",
@@ -70,10 +88,15 @@ class Details:
             "version": self.version,
             "pid": os.getpid(),
             **self._machine,
+            "sample_age_seconds": self._sample_age(),
             "workers": self._workers,
             "checks": self.health.report(),
         }
         return (503 if status == "unhealthy" else 200), body
+
+    def _sample_age(self) -> float | None:
+        at = self._sampled_at
+        return None if at is None else round(time.monotonic() - at, 3)
 
     def endpoint(self, fallback: ASGIApp) -> ASGIApp:
         """The ASGI endpoint; without a configured token `fallback` answers its own 404."""
@@ -82,10 +105,14 @@ class Details:
             if self.token is None or scope["method"] not in ("GET", "HEAD"):
                 await fallback(scope, receive, send)
             elif not self.authorised(scope):
-                headers = ((b"www-authenticate", b"Bearer"), (b"cache-control", b"no-store"))
-                await answer(scope, send, 401, b"", headers)
+                await answer(scope, send, 401, errors.problem_body(401), CHALLENGE)
             else:
                 status, body = await self.report()
                 await answer(scope, send, status, json.dumps(body).encode())
 
         return detailed
+
+
+def _is_bearer(header: bytes, wanted: bytes) -> bool:
+    scheme, _, token = header.partition(b" ")
+    return hmac.compare_digest(token.strip(), wanted) and scheme.lower() == b"bearer"

@@ -2,16 +2,23 @@
 
 import http
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+
+log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 NO_REQUEST_ID = "-"
+CLIENT_CLOSED_REQUEST = 499  # nginx's number, for logs and metrics: nobody is there to read it
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class ServiceError(Exception):
@@ -93,8 +100,18 @@ async def on_service_error(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """What Starlette and FastAPI raise themselves: 404, 405, 400, 413."""
     assert isinstance(error, HTTPException)
-    detail = error.detail if error.detail != phrase(error.status_code) else None
-    return problem_response(request, error.status_code, detail=detail, headers=error.headers)
+    status = error.status_code
+    headers = {"Allow": allowed_methods(request)} if status == 405 else error.headers
+    detail = error.detail if error.detail != phrase(status) else None
+    return problem_response(request, status, detail=detail, headers=headers)
+
+
+def allowed_methods(request: Request) -> str:
+    """Every method of a path, for `Allow`: the router names those of the first route that fits."""
+    path = request.url.path
+    routes = iter_route_contexts(request.app.routes)
+    fitting = (route.methods or () for route in routes if route.path_regex.match(path))
+    return ", ".join(sorted({method for methods in fitting for method in methods}))
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
@@ -108,14 +125,36 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     return problem_response(request, 422, detail=detail, errors=errors)
 
 
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """The client went away before its body was complete: no error of the service."""
+    return problem_response(request, CLIENT_CLOSED_REQUEST, title="Client Closed Request")
+
+
 async def on_unhandled(request: Request, error: Exception) -> Response:
     """500 without a word about the reason, which is in the log under the same request id."""
     return problem_response(request, 500)
 
 
-EXCEPTION_HANDLERS = {
-    Exception: on_unhandled,
-    ServiceError: on_service_error,
-    HTTPException: on_http_exception,
-    RequestValidationError: on_validation_error,
-}
+def exception_handlers(*, debug: bool) -> dict[type[Exception], Handler]:
+    """The handler of every error; with `debug` they log where a handled error came from."""
+    told = _logging if debug else _silent
+    return {
+        Exception: on_unhandled,
+        ServiceError: told(on_service_error),
+        HTTPException: told(on_http_exception),
+        # Never logged: it holds what was sent.
+        RequestValidationError: on_validation_error,
+        ClientDisconnect: on_disconnect,
+    }
+
+
+def _silent(handler: Handler) -> Handler:
+    return handler
+
+
+def _logging(handler: Handler) -> Handler:
+    async def logged(request: Request, error: Exception) -> Response:
+        log.info("handled_error", exc_info=error)
+        return await handler(request, error)
+
+    return logged

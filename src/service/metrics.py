@@ -177,11 +177,11 @@ async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float 
     """Measure the loop's lag and refresh the gauges that are read rather than counted."""
     loop = asyncio.get_running_loop()
     while True:
+        HEARTBEAT.set(time.time())
+        gauges()
         due = loop.time() + interval_seconds
         await asyncio.sleep(interval_seconds)
         LOOP_LAG.set(max(0.0, loop.time() - due))
-        HEARTBEAT.set(time.time())
-        gauges()
 
 
 async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:

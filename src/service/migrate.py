@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.database import engine_url
+from service.database_url import engine_url
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

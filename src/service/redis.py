@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 
 from service.settings import Settings
 
@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 50
 RETRIES = 1
+HEARTBEAT_SHARE = 0.9  # of the check's deadline: the client gives up first, and cleans up
 
 
 def _server(settings: Settings) -> Redis:
@@ -46,4 +47,29 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
     try:
         yield client
     finally:
-        await client.aclose()
+        await client.aclose(close_connection_pool=True)  # it was given its pool
+
+
+@asynccontextmanager
+async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Redis]:
+    """A client whose `ping` waits for no request: on one connection of its own, tried once.
+
+    The stand-in has no connections to wait for, and is asked itself.
+    """
+    url = settings.redis_url.get_secret_value()
+    if url.startswith("memory:"):
+        yield client
+        return
+    timeout_seconds = HEARTBEAT_SHARE * settings.health_cache_timeout_seconds
+    heartbeat = Redis.from_url(
+        url,
+        max_connections=1,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        client_name="service-health",
+    )
+    try:
+        yield heartbeat
+    finally:
+        await heartbeat.aclose(close_connection_pool=True)

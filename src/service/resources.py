@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,17 +15,20 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
 from service import metrics
+from service.checks import Check, InThread
 from service.database import Database, make_heartbeat, open_database
-from service.health import Check, Health
+from service.health import Health
 from service.jobs import Jobs
 from service.mail import Mailer
 from service.middleware import RequestLayer
-from service.redis import open_redis
+from service.redis import open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.system import disk_usage
 
 JOB_COUNT_SECONDS = 10
+POOL_CHECK_SECONDS = 0.5
+DISK_CHECK_SECONDS = 0.5
 
 
 class DiskNearlyFull(Exception):
@@ -63,7 +67,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
         heartbeat = make_heartbeat(settings)
-        stack.callback(heartbeat.abort)
+        stack.push_async_callback(heartbeat.close)
         health.add(
             Check(
                 "database",
@@ -73,26 +77,41 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
                 slow_seconds=settings.health_slow_seconds,
             )
         )
-        health.add(Check("database_pool", database.check_pool, timeout_seconds=0.1))
+        health.add(
+            Check(
+                "database_pool",
+                database.check_pool,
+                timeout_seconds=POOL_CHECK_SECONDS,
+                named_when_failing=True,
+            )
+        )
 
         redis = await stack.enter_async_context(open_redis(settings))
+        pulse = await stack.enter_async_context(open_heartbeat(settings, redis))
         health.add(
             Check(
                 "cache",
-                redis.ping,
+                pulse.ping,
                 timeout_seconds=settings.health_cache_timeout_seconds,
                 slow_seconds=settings.health_slow_seconds,
             )
         )
 
         storage = await stack.enter_async_context(open_storage(settings))
-        disk = _disk_check(settings)
-        health.add(Check("disk_space", disk, timeout_seconds=0.5))
+        disk = InThread(partial(check_disk, settings))
+        health.add(Check("disk_space", disk, timeout_seconds=DISK_CHECK_SECONDS))
 
         mailer = Mailer(settings)
         if settings.mail_server:
-            timeout_seconds = settings.health_mail_timeout_seconds
-            health.add(Check("mail", mailer.check, timeout_seconds=timeout_seconds, on_demand=True))
+            health.add(
+                Check(
+                    "mail",
+                    mailer.check,
+                    timeout_seconds=settings.health_mail_timeout_seconds,
+                    on_demand=True,
+                    named_when_failing=True,
+                )
+            )
 
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
@@ -100,13 +119,11 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         yield Resources(settings, database, redis, storage, mailer, jobs, gate)
 
 
-def _disk_check(settings: Settings) -> Callable[[], Awaitable[None]]:
-    async def check() -> None:
-        usage = await asyncio.to_thread(disk_usage, Path(settings.upload_folder))
-        if min(usage.free_percent, usage.inodes_free_percent) < settings.health_disk_free_percent:
-            raise DiskNearlyFull
-
-    return check
+def check_disk(settings: Settings) -> None:
+    """Raises DiskNearlyFull. Blocks for as long as the file system does."""
+    usage = disk_usage(Path(settings.upload_folder))
+    if min(usage.free_percent, usage.inodes_free_percent) < settings.health_disk_free_percent:
+        raise DiskNearlyFull
 
 
 @asynccontextmanager

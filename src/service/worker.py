@@ -16,7 +16,7 @@ from procrastinate.jobs import Job as ProcrastinateJob
 from psycopg import OperationalError
 
 from service import metrics
-from service.database import libpq_url
+from service.database_url import libpq_url
 from service.health import Health
 from service.jobs import QUEUE, Job, Task, execute
 from service.lifecycle import Lifecycle

@@ -1,0 +1,101 @@
+"""What database drivers raise: told apart from a database that is away, and without any value."""
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: lost connections, resources that
+# are used up, a server that stops or ends a statement, its disk, and locks or time that ran out.
+# Neither a conflict of transactions (40) nor a read-only one (25006): the caller decides on those.
+AWAY_STATES = ("08", "53", "57", "58", "55P03", "25P03")
+AWAY_SQLITE = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+)
+CONNECT_ERRORS = (
+    PoolTimeoutError,
+    DBAPIError,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
+ARGUMENT = re.compile(r"(invalid input for query argument \$\d+).*", re.DOTALL)
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database is away, busy or too slow."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a driver's error says that the database cannot work for the moment."""
+    if isinstance(error, sqlite3.OperationalError):
+        return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in AWAY_SQLITE
+    return str(getattr(error, "sqlstate", None) or "").startswith(AWAY_STATES)
+
+
+def translate(engine: AsyncEngine) -> None:
+    """Make all statements of an engine raise DatabaseUnavailable where the database is away."""
+    event.listen(engine.sync_engine, "handle_error", _on_error)
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Around what gets a connection and does nothing else: all that fails there is the database.
+
+    Raises DatabaseUnavailable.
+    """
+    try:
+        yield
+    except CONNECT_ERRORS as error:
+        raise _unavailable(error) from error
+
+
+def _on_error(context: ExceptionContext) -> BaseException | None:
+    error = context.original_exception
+    if not isinstance(error, Exception):
+        return None  # cancelled, which is not the database's doing
+    _strip_values(error)
+    if context.sqlalchemy_exception is not None:
+        _strip_values(context.sqlalchemy_exception)
+    if isinstance(error, TimeoutError):
+        # The driver gave up on a server that does not answer and dropped this connection.
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
+    return _unavailable(error) if context.is_disconnect or is_away(error) else None
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailable:
+    log.warning("database_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
+    return DatabaseUnavailable()
+
+
+def _strip_values(error: BaseException) -> None:
+    """Remove what an error repeats of the data: it may be an address or a password's hash."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, asyncpg.PostgresError):
+            link.detail = None  # such as "Failing row contains (...)"
+        if link.args and ARGUMENT.search(text := str(link.args[0])):
+            link.args = (ARGUMENT.sub(r"\1", text), *link.args[1:])
+            if isinstance(link, asyncpg.InterfaceError):
+                link.__cause__ = None  # the codec's own words
+        link = link.__cause__
