@@ -15,13 +15,11 @@ from typing import NoReturn
 import psutil
 import pytest
 
+from service.cgroups import Limits, cgroup_limits, memory_usage
 from service.system import (
-    Limits,
     Sampler,
     Snapshot,
-    cgroup_limits,
     disk_usage,
-    memory_usage,
     process_uptime,
     usable_cpus,
     worker_count,
