@@ -16,7 +16,7 @@ def main(names: list[str]) -> int:
     from bench import process, requests
     from bench.table import Row, show, write
 
-    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["PYTHONPATH"] = f"{ROOT}/src{os.pathsep}{ROOT}"
     with tempfile.TemporaryDirectory(prefix="service-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
