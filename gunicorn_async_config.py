@@ -3,32 +3,25 @@
     gunicorn -c gunicorn_async_config.py
 
 Everything is validated here, in the master, before a socket is bound: a mistake is one message and
-exit code 78. A reload (SIGHUP) with a wrong configuration is refused and the old one stays.
+exit code 78. A reload (SIGHUP) with a wrong configuration is refused and the workers stay.
 """
 
 import gc
+import logging
 import os
-import sys
+import tempfile
 from typing import Any
 
-from service import logs, metric_files, system
-from service.settings import EX_CONFIG, ConfigurationError, load
+from service import logs, master, metric_files, system
 
-# Survives a reload: Gunicorn runs this file again in the same process.
-_kept: dict[str, Any] = sys.modules["service"].__dict__.setdefault("_gunicorn", {})
-
-try:
-    settings = _kept["settings"] = load().settings
-except ConfigurationError as error:
-    if "settings" not in _kept:
-        print(error, file=sys.stderr)
-        raise SystemExit(EX_CONFIG) from None
-    print(f"reload refused, the former configuration stays: {error}", file=sys.stderr)
-    settings = _kept["settings"]
+settings = master.settings_or_exit()
 
 on_unix_socket = settings.bind.startswith("unix:")
-tmp_dir = settings.worker_tmp_dir if os.access(settings.worker_tmp_dir, os.W_OK) else None
-metric_files.prepare_directory(tmp_dir)
+run_uid, run_gid = master.user_id(settings), master.group_id(settings)
+in_memory = os.access(settings.worker_tmp_dir, os.W_OK)
+worker_tmp_dir = settings.worker_tmp_dir if in_memory else tempfile.gettempdir()
+metric_files.prepare_directory(worker_tmp_dir, run_uid, run_gid)
+logging.captureWarnings(True)
 
 bind = settings.bind
 backlog = settings.backlog
@@ -44,9 +37,8 @@ max_requests_jitter = settings.max_requests_jitter
 forwarded_allow_ips = "*" if on_unix_socket else ",".join(settings.forwarded_allow_ips)
 proc_name = settings.proc_name
 pidfile = settings.pidfile or None
-worker_tmp_dir = tmp_dir
-user = settings.run_as_user or None
-group = settings.run_as_group or None
+user = run_uid
+group = run_gid
 certfile = settings.certfile or None
 keyfile = settings.keyfile or None
 preload_app = True
@@ -55,6 +47,11 @@ control_socket_disable = True  # on by default, in $HOME
 logconfig_dict = logs.configuration(settings)
 accesslog = None  # written by the app or by nginx
 loglevel = settings.log_level
+
+
+def on_starting(server: Any) -> None:
+    """A reload happens as a whole or not at all."""
+    master.guard_reload(server, settings.bind)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -81,13 +78,3 @@ def child_exit(server: Any, worker: Any) -> None:
         metrics.worker_ended(worker.pid, timed_out=worker.aborted)
     except Exception:  # it would end the master
         server.log.exception("child_exit_failed")
-
-
-def on_reload(server: Any) -> None:
-    """Build the application anew, in the master, so that new workers have the new settings."""
-    server.app.callable = None
-    server.app.wsgi()
-
-
-def on_exit(server: Any) -> None:
-    metric_files.remove_directory()

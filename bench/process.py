@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import statistics
 import threading
 import time
@@ -132,9 +133,12 @@ control_socket_disable = True
 
 def _seconds_to_ready(web: Web) -> float:
     began = time.monotonic()
-    with running(web, wait=None):
+    try:
+        web.start(wait=None)
         wait_until(lambda: web.status("/health/ready", timeout=1) == 200, seconds=30, every=0.005)
         return time.monotonic() - began
+    finally:
+        web.stop(signal.SIGTERM)  # the stock worker would outlive a master that is killed
 
 
 def upload(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:

@@ -1,12 +1,17 @@
 """Fixtures: real servers, started once a run; a migrated database and settings for each test."""
 
 import asyncio
+import json
+import logging
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from api import Api, running_api
 from servers import (
     Postgresql,
     RedisServer,
@@ -15,7 +20,7 @@ from servers import (
     postgresql_program,
     running,
 )
-
+from service.logs import JsonFormatter, Redactor
 from service.migrate import migrate
 from service.settings import Settings
 
@@ -137,3 +142,64 @@ def make_web(tmp_path: Path) -> Iterator[Callable[..., Web]]:
     yield make
     for web in started:
         web.stop()
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The application on both back ends in turn."""
+    async with running_api(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def embedded_api(embedded_settings: Settings) -> AsyncIterator[Api]:
+    """The application where the back end makes no difference."""
+    async with running_api(embedded_settings) as running:
+        yield running
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[dict[str, Any]]]:
+    """What the service logs from here on, each line as the JSON format has it."""
+    lines: list[dict[str, Any]] = []
+    handler = logging.Handler()
+    formatter = JsonFormatter(Redactor([]))
+
+    def emit(record: logging.LogRecord) -> None:
+        lines.append(json.loads(formatter.format(record)))
+
+    handler.emit = emit  # type: ignore[method-assign]
+    logger = logging.getLogger("service")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database; copying it is faster than migrating again."""
+    path = tmp_path_factory.mktemp("sqlite") / "service.sqlite3"
+    asyncio.run(migrate(Settings(database_url=f"sqlite:///{path}")))
+    return path
+
+
+@pytest.fixture
+def embedded_environment(tmp_path: Path, migrated_sqlite: Path) -> dict[str, str]:
+    """Variables for two workers with a database of their own, and metrics where they are seen."""
+    shutil.copy(migrated_sqlite, tmp_path / "service.sqlite3")
+    (tmp_path / "shm").mkdir()
+    return {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/service.sqlite3",
+        "WORKER_TMP_DIR": str(tmp_path / "shm"),
+        "WEB_CONCURRENCY": "2",
+    }
+
+
+@pytest.fixture
+async def server_api(server_settings: Settings) -> AsyncIterator[Api]:
+    """The application on PostgreSQL, where no worker runs the jobs."""
+    async with running_api(server_settings) as running:
+        yield running

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
+import json
 import os
 import pwd
 import shutil
@@ -237,6 +238,19 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
 
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """(certificate, key) for localhost and 127.0.0.1, signed by itself."""
+    certificate, key = directory / "tls.crt", directory / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        + ["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
 def clean_environment(**more: str) -> dict[str, str]:
     """What a process needs of the machine, and nothing that configures the service."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
@@ -270,6 +284,8 @@ class Web:
     arguments: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
     config: Path = ROOT / "gunicorn_async_config.py"
+    # Not `python -m gunicorn`: started anew (USR2), that finds Gunicorn's modules for Python's own.
+    program: tuple[str, ...] = (sys.executable, str(Path(sys.executable).with_name("gunicorn")))
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -286,7 +302,7 @@ class Web:
 
     def start(self, *, wait: str | None = "/health/live") -> Web:
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "gunicorn", "-c", str(self.config), *self.arguments]
+        command = [*self.program, "-c", str(self.config), *self.arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, *command],
@@ -334,6 +350,11 @@ class Web:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def events(self, message: str = "") -> list[dict[str, Any]]:
+        """The log's lines, of this message or all; every one has to be valid JSON."""
+        events = [json.loads(line) for line in self.log.splitlines()]
+        return [event for event in events if message in ("", event["message"])]
+
     def stop(self, number: int = signal.SIGQUIT, *, seconds: float = 20) -> int:
         """End it and return its exit code."""
         if self.process is None:
@@ -355,3 +376,74 @@ def running(server: Any, **more: Any) -> Iterator[Any]:
         yield server.start(**more)
     finally:
         server.stop()
+
+
+@dataclass
+class Worker:
+    """`service worker`, with the tasks of `job_tasks.py` beside the service's own.
+
+    The tasks write what they do to `notes`, one line each, in the worker's directory.
+    """
+
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Worker:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        notes = str(self.directory.parent / "notes")
+        defaults = {"UPLOAD_FOLDER": str(self.directory.parent / "uploads"), "NOTES": notes}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "tests" / "job_tasks.py"), "worker"],
+                cwd=self.directory,
+                env=clean_environment(**(defaults | dict(self.environment))),
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent,
+            )
+        return self
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "worker.log"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        """The log lines with a message."""
+        found = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in found if line["message"] == message]
+
+    def wait_for(self, message: str, *, seconds: float = 20) -> dict[str, Any]:
+        """The first log line with a message."""
+
+        def first() -> dict[str, Any] | None:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the worker ended: {self.log[-3000:]}")
+            return next(iter(self.lines(message)), None)
+
+        line: dict[str, Any] = wait_until(first, seconds=seconds)
+        return line
+
+    def send_signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGKILL, *, seconds: float = 20) -> int:
+        """End it and return its exit code."""
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        if process.poll() is None:
+            process.send_signal(number)
+            if number != signal.SIGKILL:
+                process.send_signal(signal.SIGCONT)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait(5)

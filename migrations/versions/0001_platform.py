@@ -30,7 +30,6 @@ def upgrade() -> None:
             sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
             sa.Column("status", sa.String(10), nullable=False, server_default="todo"),
             sa.Column("run_at", sa.DateTime(timezone=True), nullable=False),
-            sa.Column("claimed_by", sa.Integer),
         )
     op.create_table(
         "mails",
@@ -42,9 +41,3 @@ def upgrade() -> None:
         sa.Column("sent_at", sa.DateTime(timezone=True)),
         sa.Column("refused", sa.String(200)),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("mails")
-    if op.get_bind().dialect.name != "postgresql":
-        op.drop_table("embedded_jobs")

@@ -31,8 +31,3 @@ def upgrade() -> None:
     )
     op.create_index("ix_tokens_account_id", "tokens", ["account_id"])
     op.create_index("ix_tokens_expires_at", "tokens", ["expires_at"])
-
-
-def downgrade() -> None:
-    op.drop_table("tokens")
-    op.drop_table("accounts")

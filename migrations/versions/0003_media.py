@@ -41,7 +41,3 @@ def upgrade() -> None:
         "media_items",
         ["account_id", "created_at", "id"],
     )
-
-
-def downgrade() -> None:
-    op.drop_table("media_items")

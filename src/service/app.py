@@ -14,6 +14,7 @@ import service.accounts.routes
 import service.media.routes
 from service import metrics
 from service.details import Details
+from service.documented import DescribedApi
 from service.errors import exception_handlers
 from service.health import Health, Probes
 from service.lifecycle import Lifecycle
@@ -67,7 +68,7 @@ class Service:
 
     def _api(self) -> FastAPI:
         documented = self.settings.docs_enabled
-        api = FastAPI(
+        api = DescribedApi(
             title="service",
             version=version("service"),
             debug=False,

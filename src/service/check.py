@@ -10,7 +10,7 @@ from service import system
 from service.database import make_heartbeat
 from service.database_url import engine_url
 from service.mail import Mailer
-from service.migrate import current_revision, newest_revision
+from service.migrate import current_revision, outdated
 from service.redis import open_redis
 from service.settings import Settings
 from service.sources import Problem
@@ -66,7 +66,7 @@ async def _database(settings: Settings) -> list[Problem]:
 
 
 def _schema(revision: str | None) -> Iterator[Problem]:
-    if revision != newest_revision():
+    if outdated(revision):
         given = "an older one" if revision else "an empty database"
         yield Problem(
             "DATABASE_URL", "connection", "the newest schema (run `service migrate`)", given

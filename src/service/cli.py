@@ -10,6 +10,8 @@ from service import logs
 from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, load, shown
 from service.sources import Problem
 
+EX_UNAVAILABLE = 69  # sysexits.h
+
 
 def run(command: str, arguments: list[str]) -> int:
     """Run one command and return its exit code."""
@@ -94,9 +96,15 @@ def _print_settings(loaded: Loaded, form: str) -> int:
 
 
 def _migrate(settings: Settings) -> int:
+    from service.database_errors import DatabaseUnavailable, root  # noqa: PLC0415  (drivers)
     from service.migrate import migrate  # noqa: PLC0415
 
-    before, after = asyncio.run(migrate(settings))
+    try:
+        before, after = asyncio.run(migrate(settings))
+    except DatabaseUnavailable as error:
+        reason = type(root(error)).__name__
+        print(f"DATABASE_URL: the database cannot be reached ({reason})", file=sys.stderr)
+        return EX_UNAVAILABLE
     print(f"schema: {after}" + (" (already)" if before == after else f" (was {before or 'empty'})"))
     return 0
 

@@ -14,9 +14,9 @@ from sqlalchemy import (
     URL,
     DateTime,
     Dialect,
+    Executable,
     MetaData,
     Row,
-    Select,
     TypeDecorator,
     event,
 )
@@ -76,11 +76,14 @@ class PoolExhausted(Exception):
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Is dropped where a statement is given up or cancelled.
+    """Says goodbye without waiting, and is dropped where a statement is given up or cancelled.
 
-    asyncpg would ask the server to cancel and wait for its answer, which never comes from a server
-    that does not answer. What the statement does meanwhile ends at its statement_timeout.
+    asyncpg would wait for an answer to either, which never comes from a server that is frozen. What
+    a statement that was given up does meanwhile ends at its statement_timeout.
     """
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        self.terminate()
 
     def _cancel_current_command(self, *_waiters: Any) -> None:
         self._loop.call_soon(self.terminate)
@@ -94,6 +97,7 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout_seconds,
         pool_recycle=1800,
+        isolation_level="AUTOCOMMIT",
         hide_parameters=True,  # or errors print them: password hashes, tokens
         connect_args={
             "connection_class": _Connection,
@@ -139,8 +143,11 @@ class Database:
     def __init__(self, settings: Settings, engine: AsyncEngine) -> None:
         self.settings = settings
         self.engine = engine
-        self.sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # The engine's own level is autocommit, so that the many single reads set none.
+        # SQLite's driver begins a transaction at the first write, and sets a level in a thread.
+        level = {"isolation_level": "READ COMMITTED"} if self.is_postgresql else {}
+        transactional = engine.execution_options(**level)
+        self.sessions = async_sessionmaker(transactional, expire_on_commit=False)
 
     @property
     def is_postgresql(self) -> bool:
@@ -163,7 +170,7 @@ class Database:
 
         Raises DatabaseUnavailable where the database is away.
         """
-        connection = self._autocommit.connect()
+        connection = self.engine.connect()
         with connecting():
             await connection.start()
         try:
@@ -172,7 +179,7 @@ class Database:
             await asyncio.shield(connection.close())
 
     async def fetch_one(
-        self, statement: Select[Any], parameters: Mapping[str, object]
+        self, statement: Executable, parameters: Mapping[str, object]
     ) -> Row[Any] | None:
         """The one row of a query, or None: the shortest way, for what every request needs.
 
@@ -182,10 +189,10 @@ class Database:
         return await greenlet_spawn(self._fetch_one, statement, parameters)
 
     def _fetch_one(
-        self, statement: Select[Any], parameters: Mapping[str, object]
+        self, statement: Executable, parameters: Mapping[str, object]
     ) -> Row[Any] | None:
         with connecting():
-            connection = self._autocommit.sync_engine.connect()
+            connection = self.engine.sync_engine.connect()
         with connection:
             return connection.execute(statement, parameters).one_or_none()
 
@@ -231,31 +238,25 @@ class PostgresqlHeartbeat:
 
     async def beat(self) -> None:
         """Raises what the driver raises where the server does not answer."""
-        if self._connection is not None and not self._connection.is_closed():
+        connection = self._connection
+        if connection is not None and not connection.is_closed():
             try:
-                await self._ask(self._connection)
+                await connection.execute("SELECT 1")  # one message each way, unlike fetchval
             except Exception:
                 # Perhaps only this connection is lost, by a failover or a router that forgot it.
                 log.debug("heartbeat_reconnects", exc_info=True)
+                self.abort()
             else:
                 return
-        await self._ask(await self._connected())
+        await self._connected()
 
-    async def _ask(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        try:
-            await connection.execute("SELECT 1")  # one message each way, unlike fetchval
-        except Exception:
-            self.abort()
-            raise
-
-    async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
+    async def _connected(self) -> None:
+        """A server that lets us in has answered: no need to ask it again."""
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect(), name="heartbeat connects")
             self._connecting.add_done_callback(_forget)
         await asyncio.wait({self._connecting})
         self._connecting.result()
-        assert self._connection is not None
-        return self._connection
 
     async def _connect(self) -> None:
         self._connection = await asyncpg.connect(
@@ -326,8 +327,4 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     try:
         yield database
     finally:
-        try:
-            async with asyncio.timeout(settings.database_connect_timeout_seconds):
-                await engine.dispose()
-        except TimeoutError:
-            log.warning("database_close_timed_out")
+        await engine.dispose()

@@ -84,8 +84,16 @@ def _on_error(context: ExceptionContext) -> BaseException | None:
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailable:
-    log.warning("database_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
+    driver_error = root(error)
+    text = f"{type(driver_error).__name__}: {driver_error}".strip(": ")
+    log.warning("database_unavailable", extra={"error": text})
     return DatabaseUnavailable()
+
+
+def root(error: BaseException) -> BaseException:
+    """What the driver raised, out of SQLAlchemy's wrappings."""
+    inner = error.orig if isinstance(error, DBAPIError) else error.__cause__
+    return error if inner is None else root(inner)
 
 
 def _strip_values(error: BaseException) -> None:
@@ -96,6 +104,6 @@ def _strip_values(error: BaseException) -> None:
             link.detail = None  # such as "Failing row contains (...)"
         if link.args and ARGUMENT.search(text := str(link.args[0])):
             link.args = (ARGUMENT.sub(r"\1", text), *link.args[1:])
-            if isinstance(link, asyncpg.InterfaceError):
+            if isinstance(link, asyncpg.PostgresError | asyncpg.InterfaceError):
                 link.__cause__ = None  # the codec's own words
         link = link.__cause__

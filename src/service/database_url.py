@@ -39,8 +39,8 @@ def libpq_url(settings: Settings) -> str:
     url = make_url(settings.database_url.get_secret_value())
     host, parameters = _address(url)
     plain = URL.create("postgresql", url.username, url.password, host, url.port, url.database)
-    text = plain.render_as_string(hide_password=False)
-    # libpq reads a plus as a plus, not as a space.
+    text = plain.render_as_string(hide_password=False).replace(" ", "%20")
+    # libpq takes no space, and reads a plus as a plus.
     return f"{text}?{urlencode(parameters, quote_via=quote)}" if parameters else text
 
 

@@ -1,40 +1,43 @@
 """Jobs inside the web process, where there is no PostgreSQL to queue them in.
 
 They are rows all the same: what is unfinished when the process ends is picked up at the next start.
+A claim on a job has to be renewed, so that jobs of a process that was killed become free again.
 """
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-import psutil
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 
-from service.jobs import EmbeddedJob, Job, JobFailed, execute
+from service.jobs import HANDED_BACK, UNKNOWN, EmbeddedJob, Job, Outcome, execute
 from service.resources import Resources
 from service.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # for the jobs of other processes, and for those whose time has come
+CLAIM_SECONDS = 5.0
+STOP_SECONDS = 2.0  # Gunicorn grants the lifespan's end little more
+STILL_FAILING_EVERY = 60  # rounds between two log lines
 
 
 @asynccontextmanager
 async def run_jobs(resources: Resources) -> AsyncIterator[None]:
-    """Run jobs beside a block; at its end those under way may finish."""
+    """Run jobs beside a block; at its end those under way may finish, or are handed back."""
     runner = Runner(resources)
-    loop = asyncio.create_task(runner.run(), name="embedded jobs")
+    rounds = asyncio.create_task(runner.run(), name="embedded jobs")
     try:
         yield
     finally:
-        loop.cancel()
-        with suppress(asyncio.CancelledError):
-            await loop
-        if runner.running:
-            await asyncio.wait(runner.running, timeout=5)
+        runner.stopping = True
+        resources.jobs.arrived.set()
+        await asyncio.wait({rounds}, timeout=STOP_SECONDS)
+        rounds.cancel()
+        await asyncio.wait({rounds})
+        await runner.stop()
 
 
 class Runner:
@@ -42,57 +45,66 @@ class Runner:
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
-        self.running: set[asyncio.Task[None]] = set()
+        self.running: dict[asyncio.Task[None], Job] = {}
+        self.failures = 0
+        self.stopping = False
 
     async def run(self) -> None:
-        while True:
+        arrived = self.resources.jobs.arrived
+        while not self.stopping:
+            arrived.clear()
             try:
-                await self._hand_back_orphans()
-                while len(self.running) < self.resources.settings.job_concurrency:
-                    if (job := await self._claim()) is None:
-                        break
-                    self._start(job)
+                await self._round()
+                self.failures = 0
             except Exception:
-                log.exception("embedded_jobs_failed")  # such as tables that are not made yet
-            self.resources.jobs.arrived.clear()
+                if self.failures % STILL_FAILING_EVERY == 0:
+                    log.exception("embedded_jobs_failed")  # such as tables that are not made yet
+                self.failures += 1
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.resources.jobs.arrived.wait(), POLL_SECONDS)
+                await asyncio.wait_for(arrived.wait(), POLL_SECONDS)
 
-    def _start(self, job: Job) -> None:
-        run = asyncio.create_task(self._run(job), name=f"job {job.id}")
-        self.running.add(run)
-        run.add_done_callback(self._done)
+    async def stop(self) -> None:
+        """Wait a little for what runs, then hand it back."""
+        if self.running:
+            await asyncio.wait(self.running, timeout=STOP_SECONDS)
+        for run in self.running:
+            run.cancel()
+        if self.running:
+            await asyncio.wait(self.running)
+
+    async def _round(self) -> None:
+        if self.running:
+            claims = or_(*(_claim_of(job) for job in self.running.values()))
+            await self._change(claims, Outcome("again", CLAIM_SECONDS), status="doing")
+        concurrency = self.resources.settings.job_concurrency
+        while len(self.running) < concurrency and not self.stopping:
+            if (job := await self._claim()) is None:
+                break
+            run = asyncio.create_task(self._run(job), name=f"job {job.id}")
+            self.running[run] = job
+            run.add_done_callback(self._done)
 
     def _done(self, run: asyncio.Task[None]) -> None:
-        self.running.discard(run)
-        self.resources.jobs.arrived.set()
+        del self.running[run]
+        self.resources.jobs.arrived.set()  # there is room for another
         if not run.cancelled() and (error := run.exception()):
-            log.error("embedded_job_lost", exc_info=error)
-
-    async def _hand_back_orphans(self) -> None:
-        """Free jobs whose process is gone."""
-        async with self.resources.database.transaction() as session:
-            claimed = select(EmbeddedJob.claimed_by).where(EmbeddedJob.status == "doing").distinct()
-            pids = (await session.scalars(claimed)).all()
-            dead = [pid for pid in pids if pid is None or not psutil.pid_exists(pid)]
-            if os.getpid() in pids and not self.running:
-                dead.append(os.getpid())  # a former process had the same id
-            if dead:
-                mine = EmbeddedJob.claimed_by.in_(dead) & (EmbeddedJob.status == "doing")
-                await session.execute(update(EmbeddedJob).where(mine).values(status="todo"))
+            log.error("embedded_job_lost", exc_info=error)  # its claim will end
 
     async def _claim(self) -> Job | None:
-        due = (
-            select(EmbeddedJob.id)
-            .where(EmbeddedJob.status == "todo", EmbeddedJob.run_at <= datetime.now(UTC))
-            .order_by(EmbeddedJob.id)
-            .limit(1)
-            .scalar_subquery()
-        )
+        now = datetime.now(UTC)
+        due = and_(EmbeddedJob.status.in_(("todo", "doing")), EmbeddedJob.run_at <= now)
+        async with self.resources.database.reading() as connection:
+            if not await connection.scalar(select(exists().where(due))):
+                return None  # without a write, which would lock out others once a second
+        first = select(EmbeddedJob.id).where(due).order_by(EmbeddedJob.id).limit(1)
         statement = (
             update(EmbeddedJob)
-            .where(EmbeddedJob.id == due, EmbeddedJob.status == "todo")
-            .values(status="doing", claimed_by=os.getpid(), attempts=EmbeddedJob.attempts + 1)
+            .where(EmbeddedJob.id == first.scalar_subquery())
+            .values(
+                status="doing",
+                run_at=now + timedelta(seconds=CLAIM_SECONDS),
+                attempts=EmbeddedJob.attempts + 1,
+            )
             .returning(EmbeddedJob)
         )
         async with self.resources.database.transaction() as session:
@@ -100,16 +112,37 @@ class Runner:
         return None if row is None else Job(row.id, row.task, row.attempts, row.arguments)
 
     async def _run(self, job: Job) -> None:
-        mine = EmbeddedJob.id == job.id
-        task = TASKS[job.task]
+        task = TASKS.get(job.task)
+        if task is None:
+            log.warning("job_unknown", extra={"task": job.task, "job": job.id})
         try:
-            await execute(task, self.resources, job)
-        except JobFailed as error:
-            again = datetime.now(UTC) + timedelta(seconds=task.delay_seconds(job.attempt))
-            status = "failed" if error.final else "todo"
-            change = update(EmbeddedJob).where(mine).values(status=status, run_at=again)
+            outcome = await execute(task, self.resources, job) if task else UNKNOWN
+        except asyncio.CancelledError:
+            await self._finish(job, HANDED_BACK)
+            raise
+        await self._finish(job, outcome)
+
+    async def _finish(self, job: Job, outcome: Outcome) -> None:
+        if outcome.status == "done":
             async with self.resources.database.transaction() as session:
-                await session.execute(change)
+                await session.execute(delete(EmbeddedJob).where(_claim_of(job)))
+        elif outcome.status == "failed":
+            await self._change(_claim_of(job), outcome, status="failed")
         else:
-            async with self.resources.database.transaction() as session:
-                await session.execute(delete(EmbeddedJob).where(mine))
+            await self._change(_claim_of(job), outcome, status="todo")
+
+    async def _change(self, which: ColumnElement[bool], outcome: Outcome, *, status: str) -> None:
+        run_at = datetime.now(UTC) + timedelta(seconds=outcome.delay_seconds)
+        attempts = EmbeddedJob.attempts if outcome.counted else EmbeddedJob.attempts - 1
+        statement = update(EmbeddedJob).where(which)
+        async with self.resources.database.transaction() as session:
+            await session.execute(statement.values(status=status, run_at=run_at, attempts=attempts))
+
+
+def _claim_of(job: Job) -> ColumnElement[bool]:
+    """False once another process has taken the job over."""
+    return and_(
+        EmbeddedJob.id == job.id,
+        EmbeddedJob.attempts == job.attempt,
+        EmbeddedJob.status == "doing",
+    )

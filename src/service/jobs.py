@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -30,12 +30,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service import metrics
 from service.database import Base, Database, UtcDateTime
+from service.errors import Unavailable
 from service.logs import request_id
 
 log = logging.getLogger(__name__)
 
 QUEUE = "default"
 MAX_DELAY_SECONDS = 3600
+OUTAGE_DELAY_SECONDS = 5
+UNKNOWN_DELAY_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ async def _nothing(resources: Any, job: Job, error: BaseException) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What to do for a job. `give_up` records the end of one that failed every time."""
+    """What to do for a job. `give_up` records the end of one that failed every time.
+
+    Both may run more than once for a job, and both may raise `Unavailable`: what a task needs being
+    away is not the job's fault, so it waits until that is back and uses up no attempt.
+    """
 
     name: str
     run: Callable[[Any, Job], Awaitable[None]]
@@ -64,39 +71,66 @@ class Task:
 
     def delay_seconds(self, attempt: int) -> float:
         """Wait before the attempt after this one; doubles each time."""
-        return float(min(self.first_delay_seconds * 2 ** (attempt - 1), MAX_DELAY_SECONDS))
+        doublings = min(attempt - 1, 30)
+        return float(min(self.first_delay_seconds * 2**doublings, MAX_DELAY_SECONDS))
 
 
 class JobAbandoned(Exception):
     """The job's workers died more often than it may be tried."""
 
 
-class JobFailed(Exception):
-    """A run failed; `final` says that there will be no other."""
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a job after a run: it is gone, kept as failed, or run again."""
 
-    def __init__(self, cause: BaseException, *, final: bool) -> None:
-        super().__init__(f"{type(cause).__name__}: {cause}")
-        self.final = final
+    status: Literal["done", "failed", "again"]
+    delay_seconds: float = 0.0
+    counted: bool = True  # the run used up an attempt
 
 
-async def execute(task: Task, resources: Any, job: Job) -> None:
-    """Run a task once, with its request's id in the log. Raises JobFailed."""
+HANDED_BACK = Outcome("again", counted=False)  # stopped in the middle, for others to run
+UNKNOWN = Outcome("again", UNKNOWN_DELAY_SECONDS, counted=False)  # for a newer release to run
+
+
+async def execute(task: Task, resources: Any, job: Job) -> Outcome:
+    """Run a task once, with its request's id in the log. Raises nothing but CancelledError."""
     request_id.set(str(job.arguments.get("request_id", "")))
     extra = {"task": task.name, "job": job.id, "attempt": job.attempt}
     try:
         if job.attempt > task.max_attempts:
             raise JobAbandoned
         await task.run(resources, job)
+    except Unavailable as error:
+        return _delayed(task, extra, error)
     except Exception as error:
-        final = job.attempt >= task.max_attempts
-        outcome = "failed" if final else "retried"
-        log.error(f"job_{outcome}", extra=extra, exc_info=error)
-        metrics.JOBS_DONE.labels(task.name, outcome).inc()
-        if final:
-            await task.give_up(resources, job, error)
-        raise JobFailed(error, final=final) from error
+        if job.attempt < task.max_attempts:
+            log.warning("job_retried", extra=extra, exc_info=error)
+            metrics.JOBS_DONE.labels(task.name, "retried").inc()
+            return Outcome("again", task.delay_seconds(job.attempt))
+        return await _give_up(task, resources, job, error)
     log.info("job_done", extra=extra)
     metrics.JOBS_DONE.labels(task.name, "done").inc()
+    return Outcome("done")
+
+
+async def _give_up(task: Task, resources: Any, job: Job, error: Exception) -> Outcome:
+    extra = {"task": task.name, "job": job.id, "attempt": job.attempt}
+    try:
+        await task.give_up(resources, job, error)
+    except Exception as obstacle:
+        # Nobody was told yet that it failed.
+        log.error("job_failed", extra=extra, exc_info=error)
+        return _delayed(task, extra, obstacle)
+    log.error("job_failed", extra=extra, exc_info=error)
+    metrics.JOBS_DONE.labels(task.name, "failed").inc()
+    return Outcome("failed")
+
+
+def _delayed(task: Task, extra: dict[str, Any], error: Exception) -> Outcome:
+    what = f"{type(error).__name__} from {error.__cause__!r}" if error.__cause__ else repr(error)
+    log.warning("job_delayed", extra={**extra, "error": what})
+    metrics.JOBS_DONE.labels(task.name, "delayed").inc()
+    return Outcome("again", OUTAGE_DELAY_SECONDS, counted=False)
 
 
 def by_name(tasks: Iterable[Task]) -> dict[str, Task]:
@@ -104,7 +138,7 @@ def by_name(tasks: Iterable[Task]) -> dict[str, Task]:
 
 
 class EmbeddedJob(Base):
-    """A job where there is no PostgreSQL. `claimed_by` is the process id of who runs it."""
+    """A job where there is no PostgreSQL. `run_at` is also when a claim on it ends."""
 
     __tablename__ = "embedded_jobs"
 
@@ -114,7 +148,6 @@ class EmbeddedJob(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     status: Mapped[str] = mapped_column(String(10), default="todo")
     run_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    claimed_by: Mapped[int | None]
 
 
 DEFER = text(

@@ -7,11 +7,16 @@ has let go of its idle connections, and only then stops accepting.
 """
 
 import asyncio
+import faulthandler
 import logging
+import math
 import os
 import signal
+import ssl
 import sys
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from email.utils import formatdate
 from types import FrameType
 from typing import Any
@@ -23,8 +28,14 @@ from uvicorn_worker import UvicornWorker
 
 from service import metrics
 
+log = logging.getLogger(__name__)
+
 ACCEPTED_UNREAD_SECONDS = 1.0  # for connections accepted just before the listener closed
 SHUTDOWN_MARGIN_SECONDS = 3  # resources close and the process ends before Gunicorn kills it
+SHORT_REQUEST_SECONDS = 1.0  # a recycled worker closes its listener on these, not on longer ones
+RECYCLE_LIMIT_SECONDS = 3600  # a request that is still not answered then is given up
+RESPAWN_PAUSE_SECONDS = 1.0
+FORCED_LIFESPAN_SECONDS = 1.0
 
 
 class Lifecycle:
@@ -39,7 +50,12 @@ class Lifecycle:
         self.draining = True
         self._drain.set()
 
+    def end_connections(self) -> None:
+        """Ask long-lived connections to end: the worker is replaced, the service stays ready."""
+        self._drain.set()
+
     async def wait_for_drain(self) -> None:
+        """Returns when long-lived connections should end."""
         await self._drain.wait()
 
 
@@ -47,8 +63,16 @@ def _is_http(connection: Any) -> bool:
     return hasattr(connection, "cycle")  # a WebSocket protocol has none
 
 
-def _in_flight(connection: Any) -> bool:
-    return connection.cycle is not None and not connection.cycle.response_complete
+def _running(connections: Iterable[Any]) -> set[Any]:
+    """The requests that are not answered yet."""
+    cycles = {connection.cycle for connection in connections if _is_http(connection)}
+    return {cycle for cycle in cycles if cycle is not None and not cycle.response_complete}
+
+
+def exit_in(seconds: float) -> None:
+    """End this process then, with a stack dump, whatever still hangs in it: a thread, a task that
+    ignores its cancellation, a lifespan. A later call replaces an earlier one."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 class DrainingServer(Server):
@@ -60,69 +84,126 @@ class DrainingServer(Server):
         lifecycle: Lifecycle,
         *,
         drain_seconds: float,
-        recycle_grace_seconds: int,
+        grace_seconds: float,
         parent: int,
+        exit_in: Callable[[float], None] = exit_in,
     ) -> None:
         super().__init__(config)
         self.lifecycle = lifecycle
         self.drain_seconds = drain_seconds
-        self.recycle_grace_seconds = recycle_grace_seconds
+        self.grace_seconds = grace_seconds
         self.parent = parent
+        self.exit_in = exit_in
+        self._orphaned = False
+        self._end_by = math.inf
+        self._old: list[Any] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains; SIGINT and SIGQUIT end at once."""
-        self.lifecycle.begin_drain()
+        if not self.lifecycle.draining:
+            self.lifecycle.begin_drain()
+            self._give_up_after(self.grace_seconds)
         if sig != signal.SIGTERM:
             self.force_exit = True
         super().handle_exit(sig, frame)
 
+    def _give_up_after(self, seconds: float) -> None:
+        """Requests are cancelled a little before, so that resources can still be closed."""
+        serving = max(self.drain_seconds + 1, seconds - SHUTDOWN_MARGIN_SECONDS)
+        self._end_by = time.monotonic() + serving
+        self.exit_in(seconds)
+
     async def on_tick(self, counter: int) -> bool:
         # A master that was killed leaves its workers holding the port.
         if counter % 10 == 0 and os.getppid() != self.parent and not self.should_exit:
+            self._orphaned = True
             self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Drain, then stop. After SIGTERM the drain lasts its full time, so that load balancers
-        see readiness fail; a recycled worker ends as soon as its old connections are gone."""
+        see readiness fail; a recycled worker serves on until it can stop without a failure."""
+        reason = "stopped" if self.lifecycle.draining else "recycled"
+        metrics.worker_ending(reason)
+        log.info("worker_draining", extra={"reason": reason})
         beat = asyncio.create_task(self._beat())
-        recycled = not self.lifecycle.draining
-        if recycled:
-            metrics.WORKER_EXITS.labels("recycled").inc()
-            self.config.timeout_graceful_shutdown = self.recycle_grace_seconds
         try:
             if not self.force_exit:
-                await self._drain(until_idle=recycled)
-                await self._stop_accepting(sockets)
-            await super().shutdown(sockets)
+                await self._drain(sockets)
+            await self._stop(sockets)
         finally:
             beat.cancel()
+            self.exit_in(SHUTDOWN_MARGIN_SECONDS)  # a thread that hangs holds nobody up
+        log.info("worker_stopped", extra={"reason": reason})
 
-    async def _drain(self, *, until_idle: bool) -> None:
-        loop = asyncio.get_running_loop()
+    async def _drain(self, sockets: list[Any] | None) -> None:
         self._announce_close()
-        old = [c for c in self.server_state.connections if _is_http(c)]
-        for connection in old:
-            if _in_flight(connection):
-                connection.shutdown()  # ends after its response
-        end = loop.time() + self.drain_seconds
-        while loop.time() < end and not self.force_exit:
-            await asyncio.sleep(0.05)
-            if until_idle and not any(c in self.server_state.connections for c in old):
-                return
+        self._old = [c for c in self.server_state.connections if _is_http(c)]
+        for cycle in _running(self._old):
+            if not cycle.response_started:
+                cycle.keep_alive = False  # its headers will say so
+        if self._orphaned:
+            await self._stop_accepting(sockets)  # a new master waits for the port
+        if not self.lifecycle.draining:
+            self._give_up_after(RECYCLE_LIMIT_SECONDS)
+            await self._serve_until_idle()
+        if self.lifecycle.draining:
+            await self._until(lambda: False, self.drain_seconds)
+        self.lifecycle.end_connections()
+        await self._stop_accepting(sockets)
+        await self._until(lambda: not _running(self.server_state.connections))
+
+    async def _stop(self, sockets: list[Any] | None) -> None:
+        """Uvicorn's own shutdown: idle connections close, what else runs gets the time left."""
+        left = min(self._end_by - time.monotonic(), self.grace_seconds - SHUTDOWN_MARGIN_SECONDS)
+        seconds = 1 if self.force_exit else max(1, int(left))
+        self.config.timeout_graceful_shutdown = seconds
+        self.exit_in(seconds + SHUTDOWN_MARGIN_SECONDS)
+        await super().shutdown(sockets)
+        if self.force_exit:  # Uvicorn leaves the lifespan out, which then ends with a traceback
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FORCED_LIFESPAN_SECONDS):
+                    await self.lifespan.shutdown()
+
+    async def _serve_until_idle(self) -> None:
+        """Serve on until idle connections are gone and nothing runs, as the next worker starts
+        when this one has ended: of a single worker, nobody would take what comes meanwhile."""
+        began = time.monotonic()
+        connections = self.server_state.connections
+        since = dict.fromkeys(_running(connections), -math.inf)
+
+        def settled() -> bool:
+            nonlocal since
+            now = time.monotonic()
+            running = _running(connections)
+            since = {cycle: since.get(cycle, now) for cycle in running}
+            if self.lifecycle.draining:
+                return True
+            if now < began + self.drain_seconds:
+                return not running and not any(c in connections for c in self._old)
+            # Under steady load something always runs: it has to be short.
+            return now - min(since.values(), default=now) < SHORT_REQUEST_SECONDS
+
+        await self._until(settled)
 
     async def _stop_accepting(self, sockets: list[Any] | None) -> None:
-        loop = asyncio.get_running_loop()
-        known = set(self.server_state.connections)
         for server in self.servers:
             server.close()
         for sock in sockets or []:
             sock.close()
-        end = loop.time() + ACCEPTED_UNREAD_SECONDS
-        while loop.time() < end and not self.force_exit:
+        await self._until(lambda: not self._accepted_unread(), ACCEPTED_UNREAD_SECONDS)
+
+    def _accepted_unread(self) -> bool:
+        """Whether a connection accepted during the drain still waits for its first request."""
+        new: Iterable[Any] = self.server_state.connections.difference(self._old)
+        return any(c.cycle is None for c in new if _is_http(c))
+
+    async def _until(self, done: Callable[[], bool], seconds: float = math.inf) -> None:
+        """Wait for a condition; no longer than `seconds`, or than requests may take at all."""
+        end = time.monotonic() + seconds
+        while True:
             await asyncio.sleep(0.02)
-            accepted = [c for c in self.server_state.connections if _is_http(c)]
-            if not any(c not in known and not _in_flight(c) for c in accepted):
+            if done() or self.force_exit or time.monotonic() >= min(end, self._end_by):
                 return
 
     async def _beat(self) -> None:
@@ -147,33 +228,45 @@ class DrainingWorker(UvicornWorker):
         "http": "httptools",  # h11 answered a request smuggled by CL+TE
         "lifespan": "on",
         "server_header": False,
+        "ssl_version": ssl.PROTOCOL_TLS_SERVER,
     }
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        # Each worker's comings and goings are Gunicorn's to tell.
         logger = logging.getLogger("uvicorn.error")
-        logger.setLevel(max(logger.level, logging.WARNING))
+        level = logger.level  # as `logs` set it; UvicornWorker makes it Gunicorn's
+        super().__init__(*arguments, **named)
+        logger.setLevel(level)
+        # Gunicorn's clock is a second old at most, so that only a loop blocked for the whole
+        # timeout is taken for dead.
+        self.config.timeout_notify = 0.5
 
     def init_process(self) -> None:
+        """Serve to the end. A worker that cannot start ends the whole service with Gunicorn's code
+        for that; but not where the service has run before: then it is tried again."""
         self.notify()  # the heartbeat's clock starts before the lifespan: one that hangs is ended
-        super().init_process()
+        try:
+            super().init_process()
+        except (Exception, SystemExit) as error:
+            failed = not isinstance(error, SystemExit) or error.code == Arbiter.WORKER_BOOT_ERROR
+            if not failed or self.age <= self.cfg.workers:
+                raise
+            log.exception("worker_failed_to_start")
+            time.sleep(RESPAWN_PAUSE_SECONDS)
+            sys.exit(1)
 
     async def _serve(self) -> None:
         app: Any = self.wsgi
-        settings = app.settings
         self.config.app = app
-        budget = settings.shutdown_grace_seconds - settings.shutdown_drain_seconds
-        self.config.timeout_graceful_shutdown = max(1, int(budget - SHUTDOWN_MARGIN_SECONDS))
         server = DrainingServer(
             self.config,
             app.lifecycle,
-            drain_seconds=settings.shutdown_drain_seconds,
-            recycle_grace_seconds=settings.worker_timeout_seconds,
+            drain_seconds=app.settings.shutdown_drain_seconds,
+            grace_seconds=self.cfg.graceful_timeout,
             parent=self.ppid,
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
-        await server.serve(sockets=self.sockets)
+        # Not Gunicorn's wrappers: uvloop would close a file descriptor, and they again.
+        await server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

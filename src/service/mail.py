@@ -1,6 +1,8 @@
 """Mail by SMTP; without a server it is printed to the log, for the developer at the terminal."""
 
 import logging
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
@@ -12,6 +14,8 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
+# Nothing that is special in a header or a command.
+ADDRESS = re.compile(r"([^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\\"]{1,64})@([\w.-]{1,253})")
 
 
 class MailRefused(Exception):
@@ -29,13 +33,18 @@ class Mailer:
     settings: Settings
 
     def compose(self, key: str, to: str, subject: str, text: str) -> EmailMessage:
-        """A message whose id is derived from its key, so that a repeated one can be recognised."""
+        """A message whose id is derived from its key, so that a repeated one can be recognised.
+
+        Raises MailRefused where an address is none.
+        """
         message = EmailMessage()
-        message["From"] = self.settings.mail_from
-        message["To"] = to
-        message["Subject"] = subject
+        sender = _address(self.settings.mail_from)
+        message["From"] = sender
+        message["To"] = _address(to)
+        # A title may hold a line break, which would end the header.
+        message["Subject"] = " ".join(subject.split())
         message["Date"] = formatdate(localtime=False)
-        domain = self.settings.mail_from.rpartition("@")[2]
+        domain = sender.rpartition("@")[2]
         message["Message-ID"] = f"<{key}@{domain}>" if key else make_msgid(domain=domain)
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies
         message.set_content(text)
@@ -43,21 +52,27 @@ class Mailer:
 
     async def send(self, message: EmailMessage) -> None:
         """Hand a message to the server. Raises MailRefused or MailDelayed."""
-        settings = self.settings
-        if not settings.mail_server:
+        if not self.settings.mail_server:
             text = message.get_content().rstrip()
             log.warning(
                 "mail_printed",
                 extra={"to": message["To"], "text": f"{message['Subject']}\n\n{text}\n"},
             )
             return
+        smtp = self._connection()
         try:
-            async with self._connection() as smtp:
-                await smtp.send_message(message)
+            await smtp.connect()
+            await smtp.send_message(message)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             if _is_permanent(error):
                 raise MailRefused(_reason(error)) from error
             raise MailDelayed(_reason(error)) from error
+        else:
+            # The server has taken the message: a goodbye that fails must not send it again.
+            with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
+                await smtp.quit()
+        finally:
+            smtp.close()
 
     def _connection(self) -> aiosmtplib.SMTP:
         settings = self.settings
@@ -104,10 +119,25 @@ def _codes(error: BaseException) -> list[int]:
 
 
 def _is_permanent(error: BaseException) -> bool:
-    if isinstance(error, aiosmtplib.SMTPAuthenticationError):
-        return False  # the operator's mistake: the message is kept until it is mended
-    codes = _codes(error)
-    return bool(codes) and all(500 <= code < 600 for code in codes)
+    """Whether the fault is the message's. A server that refuses the connection, the login or the
+    sender is the operator's to mend, and the message is kept until then."""
+    if isinstance(error, aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPDataError):
+        return all(500 <= code < 600 for code in _codes(error))
+    return isinstance(error, aiosmtplib.SMTPNotSupported)
+
+
+def _address(text: str) -> str:
+    """One address and nothing else; a domain in another alphabet as mail servers know it.
+
+    Raises MailRefused.
+    """
+    match = ADDRESS.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError("not an address")
+        return f"{match[1]}@{match[2].encode('idna').decode()}"
+    except ValueError as error:
+        raise MailRefused("not an address") from error
 
 
 def _reason(error: BaseException) -> str:

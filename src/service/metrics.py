@@ -9,27 +9,30 @@ import fcntl
 import glob
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import Receive, Scope, Send
 
-from service.metric_files import DIRECTORY_VARIABLE
+from service import metric_files
+from service.metric_files import LOCK
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 MERGE_WAIT_SECONDS = 0.2  # the Gunicorn master waits no longer for a scrape to end
+SCRAPE_WAIT_SECONDS = 2.0
+HEARTBEAT_NAME = "service_worker_heartbeat_timestamp_seconds"
+LAG_NAME = "service_event_loop_lag_seconds"
 
 REQUESTS = Histogram(
     "http_request_duration_seconds",
@@ -38,16 +41,8 @@ REQUESTS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IN_PROGRESS = Gauge("http_requests_in_progress", "Requests running", multiprocess_mode="livesum")
-HEARTBEAT = Gauge(
-    "service_worker_heartbeat_timestamp_seconds",
-    "When a worker last ran its loop",
-    multiprocess_mode="liveall",
-)
-LOOP_LAG = Gauge(
-    "service_event_loop_lag_seconds",
-    "How late the loop ran its last timer",
-    multiprocess_mode="liveall",
-)
+HEARTBEAT = Gauge(HEARTBEAT_NAME, "When a worker last ran its loop", multiprocess_mode="liveall")
+LOOP_LAG = Gauge(LAG_NAME, "How late the loop ran its last timer", multiprocess_mode="liveall")
 WORKER_EXITS = Counter("service_worker_exits", "Workers that ended, by reason", ["reason"])
 CHECK_UP = Gauge(
     "service_check_up", "1 where a health check passes", ["check"], multiprocess_mode="livemin"
@@ -69,70 +64,106 @@ JOBS_DONE = Counter("service_jobs_done", "Jobs this process finished", ["task", 
 
 
 @contextmanager
-def _lock(directory: str, kind: int) -> Iterator[None]:
-    """Keeps a scrape from seeing a dead worker's numbers twice or not at all."""
-    with open(os.path.join(directory, "lock"), "a") as file:
-        fcntl.flock(file, kind)
+def _locked(directory: str, kind: int, wait_seconds: float) -> Iterator[None]:
+    """Keeps a scrape from seeing a dead worker's numbers twice or not at all.
+
+    Raises TimeoutError, as a process may be stopped while it holds the lock.
+    """
+    deadline = time.monotonic() + wait_seconds
+    with open(os.path.join(directory, LOCK)) as file:
+        while True:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("metric files are locked") from None
+                time.sleep(0.005)
         yield
 
 
+class _Files:
+    """A collector of the metrics in all files. A file is empty for a moment after its making, and
+    for good where its process was killed in that moment."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+
+    def collect(self) -> Iterable[Metric]:
+        files = [path for path in glob.glob(self.pattern) if _size(path)]
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(files)
+        return metrics
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
 def render() -> bytes:
-    """All metrics of all workers as Prometheus text. Reads files: call it in a thread."""
-    directory = os.environ.get(DIRECTORY_VARIABLE)
-    if not directory:
+    """All metrics of all workers as Prometheus text. Reads files: call it in a thread.
+
+    Raises OSError where the files are gone with their master, or locked for too long.
+    """
+    directory = metric_files.directory()
+    if directory is None:
         return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=directory)
-    with _lock(directory, fcntl.LOCK_SH):
-        return generate_latest(registry)
+    with _locked(directory, fcntl.LOCK_SH, SCRAPE_WAIT_SECONDS):
+        return generate_latest(_Files(f"{glob.escape(directory)}/*.db"))
 
 
 def leave_out_master() -> None:
     """Remove the gauges the master's import made: it preloads, but is no worker."""
-    if directory := os.environ.get(DIRECTORY_VARIABLE):
+    if directory := metric_files.directory():
         mark_process_dead(os.getpid(), path=directory)
 
 
+def worker_ending(reason: str) -> None:
+    """Called by a worker that knows why it ends, for `worker_ended` to find."""
+    if directory := metric_files.directory():
+        with suppress(OSError):
+            Path(directory, f"ending-{os.getpid()}").write_text(reason)
+
+
 def worker_ended(pid: int, *, timed_out: bool) -> None:
-    """Called by the Gunicorn master for each worker that is gone."""
-    WORKER_EXITS.labels("timeout" if timed_out else "other").inc()
-    forget_worker(pid)
-
-
-def forget_worker(pid: int) -> None:
-    """Fold a dead worker's counters and histograms into those of all dead workers."""
-    directory = os.environ.get(DIRECTORY_VARIABLE)
-    if not directory:
+    """Called by the Gunicorn master for each worker that is gone: count it and its reason, and
+    fold its counters and histograms into those of all dead workers."""
+    directory = metric_files.directory()
+    if directory is None:
         return
+    note = Path(directory, f"ending-{pid}")
+    reason = note.read_text() if note.exists() else ""
+    note.unlink(missing_ok=True)
+    WORKER_EXITS.labels("timeout" if timed_out else reason or "crashed").inc()
+    _open_to_workers(f"{glob.escape(directory)}/counter_{os.getpid()}.db")
     mark_process_dead(pid, path=directory)
     Path(directory, f"dead-{pid}").touch()
-    deadline = time.monotonic() + MERGE_WAIT_SECONDS
-    while True:
-        try:
-            with _lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                _merge_dead(directory)
-                return
-        except BlockingIOError:
-            # A worker stopped in the middle of a scrape must not stop the master: next time then.
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.01)
+    # Where a worker is stopped in the middle of a scrape, it is left to the next end of one.
+    with suppress(TimeoutError), _locked(directory, fcntl.LOCK_EX, MERGE_WAIT_SECONDS):
+        _merge_dead(directory)
+
+
+def _open_to_workers(pattern: str) -> None:
+    """Workers may be another user's, whatever the master's umask; nobody else gets this far."""
+    for path in glob.glob(pattern):
+        os.chmod(path, 0o644)
 
 
 def _merge_dead(directory: str) -> None:
-    marks = glob.glob(os.path.join(directory, "dead-*"))
+    marks = glob.glob(f"{glob.escape(directory)}/dead-*")
     pids = [os.path.basename(mark).removeprefix("dead-") for mark in marks]
     for kind in ("counter", "histogram"):
-        dead = [path for pid in pids if os.path.exists(path := f"{directory}/{kind}_{pid}.db")]
-        merged = f"{directory}/{kind}_merged.db"
-        if not dead:
-            continue
-        draft = f"{directory}/{kind}.draft"
-        Path(draft).unlink(missing_ok=True)
-        _write(draft, dead + [merged] * os.path.exists(merged))
-        os.replace(draft, merged)
+        dead = [f"{directory}/{kind}_{pid}.db" for pid in pids]
+        merged, draft = f"{directory}/{kind}_merged.db", f"{directory}/{kind}.draft"
+        if any(map(_size, dead)):
+            Path(draft).unlink(missing_ok=True)
+            _write(draft, [path for path in (merged, *dead) if _size(path)])
+            _open_to_workers(glob.escape(draft))
+            os.replace(draft, merged)
         for path in dead:
-            os.unlink(path)
+            Path(path).unlink(missing_ok=True)
     for mark in marks:
         os.unlink(mark)
 
@@ -151,26 +182,20 @@ def _write(path: str, sources: list[str]) -> None:
 
 def worker_vitals() -> list[dict[str, float | int]]:
     """Process id, heartbeat age and loop lag of each live worker. Reads files: use a thread."""
-    directory = os.environ.get(DIRECTORY_VARIABLE)
-    registry: CollectorRegistry = REGISTRY
-    if directory:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=directory)
+    directory = metric_files.directory()
+    source = REGISTRY if directory is None else _Files(f"{glob.escape(directory)}/gauge_liveall_*")
     vitals: dict[int, dict[str, float | int]] = {}
-    fields = {
-        "service_worker_heartbeat_timestamp_seconds": "heartbeat_age_seconds",
-        "service_event_loop_lag_seconds": "event_loop_lag_seconds",
-    }
-    for metric in registry.collect():
-        if (field := fields.get(metric.name)) is None:
-            continue
+    for metric in source.collect():
         for sample in metric.samples:
             pid = int(sample.labels.get("pid", os.getpid()))
-            value = sample.value
-            if field == "heartbeat_age_seconds":
-                value = max(0.0, time.time() - value)
-            vitals.setdefault(pid, {"pid": pid})[field] = round(value, 3)
-    return [vitals[pid] for pid in sorted(vitals)]
+            if metric.name == LAG_NAME:
+                vitals.setdefault(pid, {"pid": pid})["event_loop_lag_seconds"] = sample.value
+            elif metric.name == HEARTBEAT_NAME and sample.value:
+                age = max(0.0, time.time() - sample.value)
+                vitals.setdefault(pid, {"pid": pid})["heartbeat_age_seconds"] = age
+    return [
+        {name: round(value, 3) for name, value in vitals[pid].items()} for pid in sorted(vitals)
+    ]
 
 
 async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float = 0.5) -> None:
@@ -185,12 +210,19 @@ async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float 
 
 
 async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/metrics` as raw ASGI. nginx never publishes it."""
-    body = await asyncio.to_thread(render)
-    headers = [
-        (b"content-type", CONTENT_TYPE.encode()),
-        (b"cache-control", b"no-store"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    """`/metrics` as raw ASGI, for GET and HEAD. nginx never publishes it."""
+    headers = [(b"cache-control", b"no-store")]
+    status, body = 200, b""
+    if scope["method"] not in ("GET", "HEAD"):
+        status = 405
+        headers.append((b"allow", b"GET, HEAD"))
+    else:
+        try:
+            body = await asyncio.to_thread(render)
+            headers.append((b"content-type", CONTENT_TYPE_LATEST.encode()))
+        except OSError:
+            status = 503
+            headers.append((b"retry-after", b"1"))
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

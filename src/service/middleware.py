@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from time import perf_counter
+from urllib.parse import quote
 
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
@@ -19,11 +20,17 @@ from service.settings import Settings
 log = logging.getLogger("service.access")
 
 WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-# https://www.w3.org/TR/trace-context/#traceparent-header
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
+# https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid,
+# and only versions after 00 may say more.
+TRACEPARENT = re.compile(
+    rb"(?!ff)(?!00-.{53})[0-9a-f]{2}"
+    rb"-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
 SMALL_BODY_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
 UNMATCHED = "(unmatched)"
+KNOWN_HOSTS = 1000
+LONGEST_HOST = 300  # a name has at most 253 characters; the rest is its port
 
 
 def too_large(limit_bytes: int) -> str:
@@ -49,7 +56,8 @@ def host_matcher(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
             host = header.decode("latin-1").lower()
             name = host if host.endswith("]") else re.sub(r":\d*$", "", host)
             answer = "*" in allowed or name in exact or bool(suffixes and name.endswith(suffixes))
-            if len(known) < 1000:
+            # Only what is allowed, and short: strangers cannot fill it.
+            if answer and len(known) < KNOWN_HOSTS and len(header) < LONGEST_HOST:
                 known[header] = answer
         return answer
 
@@ -83,8 +91,9 @@ class Exchange:
         headers = [
             (b"content-type", errors.PROBLEM_JSON.encode()),
             (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),  # what is left of the request's body is not read
         ]
+        # No "Connection: close": the server drops what is left of the body as it comes, while
+        # closing on a client that still sends would reset the connection before it reads this.
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -113,8 +122,9 @@ class RequestLayer:
         headers = dict(scope["headers"])  # the last one wins, where a header is repeated
         exchange = Exchange(send, headers.get(b"x-request-id", b""))
         logs.request_id.set(exchange.request_id)
-        if (parent := headers.get(b"traceparent")) and (match := TRACEPARENT.fullmatch(parent)):
-            logs.trace_id.set(match[1].decode())
+        # Also where there is none: a pipelined request runs in the context of the one before it.
+        match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+        logs.trace_id.set(match[1].decode() if match else "")
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         self.running += 1
         try:
@@ -140,7 +150,7 @@ class RequestLayer:
         except Exception:
             if exchange.status and not exchange.complete:
                 raise  # the server logs it and cuts the connection, which tells the client
-            extra = {"method": scope["method"], "path": scope["path"]}
+            extra = {"method": scope["method"], "path": _path(scope)}
             log.exception("unhandled_error", extra=extra)
             if not exchange.status:
                 await exchange.send_problem(500)
@@ -160,12 +170,18 @@ class RequestLayer:
                 "request",
                 extra={
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": _path(scope),
                     "status": status,
                     "duration_ms": round(seconds * 1000, 1),
                     "client": client[0] if client else "",
                 },
             )
+
+
+def _path(scope: Scope) -> str:
+    """As it was sent: decoded, it may hold line breaks that make two lines of one in the log."""
+    raw_path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return raw_path.decode("latin-1")
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))

@@ -3,17 +3,19 @@
 import asyncio
 import fcntl
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from service.database_errors import connecting
 from service.database_url import engine_url
 from service.settings import Settings
 
@@ -27,12 +29,16 @@ POLL_SECONDS = 0.25
 def alembic_config() -> Config:
     """Alembic's configuration; there is no ini file to keep in step."""
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config
 
 
-def newest_revision() -> str | None:
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+def outdated(revision: str | None) -> bool:
+    """Whether a schema is older than this code. That of a newer release is taken to be compatible,
+    as it has to be while one release replaces another."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    known = {script.revision for script in scripts.walk_revisions()}
+    return revision is None or (revision in known and revision != scripts.get_current_head())
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -43,30 +49,23 @@ async def current_revision(engine: AsyncEngine) -> str | None:
         )
 
 
-@asynccontextmanager
-async def _turn(engine: AsyncEngine, settings: Settings) -> AsyncIterator[None]:
-    """One migrating process at a time; the others wait here."""
-    if engine.dialect.name == "sqlite":
-        path = Path(f"{engine.url.database}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
-            yield
-        return
-    # Polled on an autocommit connection: one that waits inside a transaction deadlocks with
-    # CREATE INDEX CONCURRENTLY.
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        taken = text("SELECT pg_try_advisory_lock(:lock)").bindparams(lock=LOCK)
-        waiting = False
-        while not (await connection.execute(taken)).scalar_one():
-            if not waiting:
-                log.info("migration_waits_for_another")
-                waiting = True
-            await asyncio.sleep(POLL_SECONDS)
-        try:
-            yield
-        finally:
-            await connection.execute(text("SELECT pg_advisory_unlock(:lock)").bindparams(lock=LOCK))
+async def migrate(settings: Settings) -> tuple[str | None, str | None]:
+    """(revision before, revision after). Raises DatabaseUnavailable, or what a migration raises.
+
+    There is no way down: a release that fails is followed by a better one.
+    """
+    engine = _engine(settings)
+    turn = _sqlite_turn if engine.dialect.name == "sqlite" else _postgresql_turn
+    try:
+        with connecting():
+            await (await engine.connect()).close()
+        async with turn(engine):
+            before = await current_revision(engine)
+            async with engine.connect() as connection:
+                await connection.run_sync(_upgrade)
+            return before, await current_revision(engine)
+    finally:
+        await engine.dispose()
 
 
 def _upgrade(connection: Connection) -> None:
@@ -75,17 +74,69 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-async def migrate(settings: Settings) -> tuple[str | None, str | None]:
-    """(revision before, revision after). Raises what the database or a migration raises."""
+def _engine(settings: Settings) -> AsyncEngine:
+    """Without the limits of requests: a migration may take its time."""
     url = engine_url(settings)
-    if url.get_backend_name() == "sqlite" and url.database:
+    if url.get_backend_name() != "sqlite":
+        arguments = {"timeout": settings.database_connect_timeout_seconds}
+        return create_async_engine(url, hide_parameters=True, connect_args=arguments)
+    if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url)
-    try:
-        async with _turn(engine, settings):
-            before = await current_revision(engine)
-            async with engine.begin() as connection:
-                await connection.run_sync(_upgrade)
-            return before, await current_revision(engine)
-    finally:
-        await engine.dispose()
+    engine = create_async_engine(url, hide_parameters=True)
+
+    # Python's driver would commit each change of the schema by itself, and a process that is killed
+    # between two of them would leave what no later run can go on from.
+    @event.listens_for(engine.sync_engine, "connect")
+    def leave_transactions_alone(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")  # here, where nobody else has the file open
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+@asynccontextmanager
+async def _sqlite_turn(engine: AsyncEngine) -> AsyncIterator[None]:
+    """One migrating process at a time; the others wait here."""
+
+    async def taken() -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    with open(f"{engine.url.database}.lock", "a") as file:
+        await _until(taken)
+        yield
+
+
+@asynccontextmanager
+async def _postgresql_turn(engine: AsyncEngine) -> AsyncIterator[None]:
+    """As for SQLite. The lock ends with its connection, so with a process that is killed."""
+
+    async def taken() -> bool:
+        result = await connection.execute(select(func.pg_try_advisory_lock(LOCK)))
+        return bool(result.scalar_one())
+
+    # Polled on an autocommit connection: one that waits inside a transaction deadlocks with
+    # CREATE INDEX CONCURRENTLY.
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await _until(taken)
+        try:
+            yield
+        finally:
+            await connection.execute(select(func.pg_advisory_unlock(LOCK)))
+
+
+async def _until(taken: Callable[[], Awaitable[bool]]) -> None:
+    if await taken():
+        return
+    log.info("migration_waits_for_another")
+    while not await taken():  # noqa: ASYNC110  (no event crosses processes)
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,6 +1,8 @@
 """Mail that is sent once an event: a row with the event's key, and a job that delivers it."""
 
+import logging
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import String, Text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -11,6 +13,8 @@ from service.database import Base, UtcDateTime
 from service.jobs import Job, Task
 from service.mail import MailRefused
 from service.resources import Resources
+
+log = logging.getLogger(__name__)
 
 DELIVER = "mail.deliver"
 
@@ -50,15 +54,25 @@ async def deliver(resources: Resources, job: Job) -> None:
         mail = await session.get(Mail, key)
     if mail is None or mail.sent_at is not None or mail.refused is not None:
         return
-    message = resources.mailer.compose(mail.key, mail.recipient, mail.subject, mail.text)
-    outcome: dict[str, object] = {"text": ""}
     try:
+        message = resources.mailer.compose(mail.key, mail.recipient, mail.subject, mail.text)
         await resources.mailer.send(message)
-        outcome["sent_at"] = datetime.now(UTC)
     except MailRefused as error:
-        outcome["refused"] = str(error)[:200]
+        log.warning("mail_refused", extra={"mail": key, "reason": str(error)})
+        await _record(resources, key, refused=str(error)[:200])
+    else:
+        await _record(resources, key, sent_at=datetime.now(UTC))
+
+
+async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
+    """No server took the mail for about a day: the links in it have expired."""
+    await _record(resources, job.arguments["key"], refused=f"given up: {error}"[:200])
+
+
+async def _record(resources: Resources, key: str, **outcome: Any) -> None:
+    statement = update(Mail).where(Mail.key == key, Mail.sent_at.is_(None))
     async with resources.database.transaction() as session:
-        await session.execute(update(Mail).where(Mail.key == key).values(**outcome))
+        await session.execute(statement.values(text="", **outcome))
 
 
-TASKS = (Task(DELIVER, deliver, max_attempts=12, first_delay_seconds=2.0),)
+TASKS = (Task(DELIVER, deliver, give_up, max_attempts=34, first_delay_seconds=2.0),)

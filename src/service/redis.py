@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.settings import Settings
 
@@ -52,7 +53,7 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
 
 @asynccontextmanager
 async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Redis]:
-    """A client whose `ping` waits for no request: on one connection of its own, tried once.
+    """A client whose `ping` waits for no request: on one connection of its own.
 
     The stand-in has no connections to wait for, and is asked itself.
     """
@@ -66,7 +67,8 @@ async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Red
         max_connections=1,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
+        # At once, and only what Redis refused or closed: an old connection may be the one lost.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         client_name="service-health",
     )
     try:

@@ -4,11 +4,14 @@ FastAPI tries routes in turn, at 1.3 µs each, and those of an included router t
 stand in one list, and those whose path has no parameters are found by a dictionary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class FixedPaths:
@@ -29,7 +32,7 @@ class FixedPaths:
             for route in self.router.routes:
                 if not isinstance(route, APIRoute) or "{" in route.path:
                     continue
-                for method in route.methods:
+                for method in route.methods or ():
                     self._routes.setdefault((method, route.path), route)
         return self._routes
 
@@ -49,3 +52,14 @@ def add_routes(api: FastAPI, routers: Iterable[APIRouter]) -> None:
     routes = [route for router in routers for route in router.routes]
     api.router.routes[:0] = routes
     api.router.middleware_stack = FixedPaths(api.router)
+
+
+def readable(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """`router.get()`, and HEAD with it (RFC 9110 section 9.1), of which OpenAPI says nothing."""
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        router.get(path, **options)(endpoint)
+        router.head(path, **options | {"include_in_schema": False})(endpoint)
+        return endpoint
+
+    return register

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Form, Query
 from starlette.responses import HTMLResponse
 
 from service.accounts import registration
+from service.accounts.links import LinkInvalid
 from service.resources import Provided
+from service.routing import readable
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,14 +28,19 @@ HEADERS = {
 }
 
 
-@router.get("/confirm")
+def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
+    return HTMLResponse(PAGE.format(title=title, body=body), status, HEADERS)
+
+
+@readable(router, "/confirm")
 async def ask(token: Annotated[str, Query(max_length=500)] = "") -> HTMLResponse:
-    body = BUTTON.format(token=escape(token, quote=True))
-    return HTMLResponse(PAGE.format(title="Confirm your account", body=body), headers=HEADERS)
+    return _page("Confirm your account", BUTTON.format(token=escape(token, quote=True)))
 
 
 @router.post("/confirm")
 async def confirm(token: Annotated[str, Form(max_length=500)], resources: Provided) -> HTMLResponse:
-    await registration.confirm(resources, token)
-    body = "<p>Your account is confirmed. You can log in now.</p>"
-    return HTMLResponse(PAGE.format(title="Confirmed", body=body), headers=HEADERS)
+    try:
+        await registration.confirm(resources, token)
+    except LinkInvalid as error:
+        return _page("Not confirmed", f"<p>{error.detail}</p>", error.status)
+    return _page("Confirmed", "<p>Your account is confirmed. You can log in now.</p>")

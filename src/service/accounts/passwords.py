@@ -1,6 +1,7 @@
 """Password hashes: argon2id, in threads, never more at once than there are cores."""
 
 import asyncio
+import unicodedata
 
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -18,11 +19,18 @@ NOBODY = (
 
 async def hash_password(resources: Resources, password: str) -> str:
     async with resources.cpu_gate:
-        return await asyncio.to_thread(_hashes.hash, password)
+        return await asyncio.to_thread(_hashes.hash, _prepared(password))
 
 
 async def verify_password(resources: Resources, password: str, password_hash: str | None) -> bool:
     """Whether the password is the hash's. Takes as long where there is no hash."""
     async with resources.cpu_gate:
-        matches = await asyncio.to_thread(_hashes.verify, password, password_hash or NOBODY)
+        matches = await asyncio.to_thread(
+            _hashes.verify, _prepared(password), password_hash or NOBODY
+        )
     return matches and password_hash is not None
+
+
+def _prepared(password: str) -> str:
+    """RFC 8265 section 4.2.2: keyboards compose the same letter in different ways."""
+    return unicodedata.normalize("NFC", password)

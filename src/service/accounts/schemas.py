@@ -1,29 +1,33 @@
 """Bodies of the account requests and answers."""
 
-import re
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from service.accounts import addresses
 
-def _address(value: str) -> str:
-    """One address in lower case. Refuses what cannot be one; only a mail that arrives proves it."""
-    value = value.strip().lower()
-    if not re.fullmatch(
-        r"[^@\s<>(),;:\\\"\[\]]+@[^@\s<>(),;:\\\"\[\]]+\.[^@\s<>(),;:\\\"\[\].]+", value
-    ):
-        raise ValueError("not a mail address")
-    return value
+
+def _encodable(password: SecretStr) -> SecretStr:
+    """JSON can name half of a surrogate pair, which is no character and has no bytes."""
+    try:
+        password.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise ValueError("not Unicode text") from None
+    return password
 
 
 Email = Annotated[
-    str, Field(max_length=320, examples=["ada@example.org"]), AfterValidator(_address)
+    str,
+    Field(max_length=addresses.MAX_CHARACTERS, examples=["ada@example.org"]),
+    AfterValidator(addresses.normalise),
 ]
 # NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
 Password = Annotated[
-    SecretStr, Field(min_length=8, max_length=1024, examples=["correct horse battery staple"])
+    SecretStr,
+    Field(min_length=8, max_length=1024, examples=["correct horse battery staple"]),
+    AfterValidator(_encodable),
 ]
 
 

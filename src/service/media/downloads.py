@@ -1,17 +1,20 @@
 """Serving an item's bytes: to whom, as what, and which part of them."""
 
-import re
+import logging
 from urllib.parse import quote
 from uuid import UUID
+from zlib import crc32
 
-from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.accounts.sessions import Identity
-from service.errors import ServiceError
+from service.media.conditional import not_modified, wanted_range
 from service.media.listing import MediaNotFound, find
 from service.media.models import MediaItem
 from service.resources import Resources
+
+log = logging.getLogger(__name__)
 
 THUMBNAIL_TYPE = "image/webp"
 UNKNOWN_TYPE = "application/octet-stream"
@@ -26,35 +29,6 @@ SAFE = {
 }
 
 
-class RangeNotSatisfiable(ServiceError):
-    status = 416
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"The content has {size} bytes.")
-        self.headers = {"Content-Range": f"bytes */{size}"}
-
-
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """(start, end) of a single byte range, end excluded; None for the whole content.
-
-    RFC 9110 section 14.2: what is malformed or asks for several ranges is ignored. Raises
-    RangeNotSatisfiable.
-    """
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", (header or "").strip(), re.IGNORECASE | re.ASCII)
-    if match is None or match[1] == match[2] == "":
-        return None
-    first, last = match[1], match[2]
-    if first == "":
-        start, end = max(0, size - int(last)), size
-    else:
-        start, end = int(first), min(int(last) + 1, size) if last else size
-        if last and int(last) < start:
-            return None
-    if start >= end:
-        raise RangeNotSatisfiable(size)
-    return start, end
-
-
 async def _visible(resources: Resources, identity: Identity | None, item_id: UUID) -> MediaItem:
     item = await find(resources, item_id)
     if not item.public and (identity is None or identity.id != item.account_id):
@@ -63,26 +37,27 @@ async def _visible(resources: Resources, identity: Identity | None, item_id: UUI
 
 
 async def original(
-    resources: Resources, identity: Identity | None, item_id: UUID, name: str, headers: Headers
+    resources: Resources, identity: Identity | None, item_id: UUID, name: str, request: Request
 ) -> Response:
-    """The bytes as they were uploaded. Raises MediaNotFound, RangeNotSatisfiable."""
+    """The bytes as they were uploaded. Raises MediaNotFound, RangeNotSatisfiable,
+    StorageUnavailable."""
     item = await _visible(resources, identity, item_id)
     if name != item.filename:
         raise MediaNotFound
     content_type = item.content_type or UNKNOWN_TYPE
     disposition = "inline" if content_type in INLINE_TYPES else "attachment"
     own = {"Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(name, safe='')}"}
-    return await _serve(resources, item, item.original_key, content_type, headers, own)
+    return await _serve(resources, item, item.original_key, content_type, request, own)
 
 
 async def thumbnail(
-    resources: Resources, identity: Identity | None, item_id: UUID, headers: Headers
+    resources: Resources, identity: Identity | None, item_id: UUID, request: Request
 ) -> Response:
-    """The preview of an image that is ready. Raises MediaNotFound, RangeNotSatisfiable."""
+    """The preview of an image that is ready. Raises as `original` does."""
     item = await _visible(resources, identity, item_id)
     if not item.has_thumbnail:
         raise MediaNotFound
-    return await _serve(resources, item, item.thumbnail_key, THUMBNAIL_TYPE, headers, {})
+    return await _serve(resources, item, item.thumbnail_key, THUMBNAIL_TYPE, request, {})
 
 
 async def _serve(
@@ -90,22 +65,25 @@ async def _serve(
     item: MediaItem,
     key: str,
     content_type: str,
-    asked: Headers,
+    request: Request,
     own: dict[str, str],
 ) -> Response:
     size = await resources.storage.size(key)
     if size is None:
+        log.error("media_bytes_missing", extra={"media_id": str(item.id), "key": key})
         raise MediaNotFound
-    etag = f'"{item.id.hex}-{size:x}"'  # bytes never change under an id
+    # The bytes never change under an id, but what is known of their type does.
+    etag = f'"{item.id.hex}-{size:x}-{crc32(content_type.encode()):x}"'
     caching = "public, max-age=60" if item.public else "private, no-cache"
     sent = {**SAFE, **own, "ETag": etag, "Cache-Control": caching}
-    if etag in asked.get("if-none-match", ""):
+    if not_modified(request.headers, etag):
         return Response(status_code=304, headers=sent)
-    usable = asked.get("if-range", etag) == etag
-    part = parse_range(asked.get("range"), size) if usable else None
+    sent["Content-Type"] = content_type  # not as media_type, which adds a charset nobody knows
+    if request.method == "HEAD":  # RFC 9110 section 14.2: only GET has ranges
+        return Response(headers={**sent, "Content-Length": str(size)})
+    part = wanted_range(request.headers, etag, size)
     start, end = part or (0, size)
     sent["Content-Length"] = str(end - start)
     if part:
         sent["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    chunks = resources.storage.read(key, start, end)
-    return StreamingResponse(chunks, 206 if part else 200, sent, media_type=content_type)
+    return StreamingResponse(resources.storage.read(key, start, end), 206 if part else 200, sent)

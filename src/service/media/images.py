@@ -1,18 +1,34 @@
-"""What can be learned from a file's content, and thumbnails. Blocking: run it in a thread."""
+"""What can be learned from a file's content, and thumbnails.
 
+Decoders of images are large and what they read may be crafted: `inspection` runs this as a process
+of its own, which reads the file from its standard input and writes JSON.
+"""
+
+import base64
+import contextlib
 import hashlib
 import io
-import warnings
-from dataclasses import dataclass
+import json
+import resource
+import sys
+from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 import puremagic
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 50_000_000
+CPU_SECONDS = 10
+MEMORY_BYTES = 512 * 1024 * 1024
 THUMBNAIL_PIXELS = (320, 320)
+DRAFT_PIXELS = (1280, 1280)
 HEAD_BYTES = 8192
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "WEBP": b"RIFF"}
+UNKNOWN_TYPE = "application/octet-stream"
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+DAMAGED = "The image is damaged."
+TOO_COSTLY = "The image takes too much memory or time to decode."
 
 
 class Unprocessable(Exception):
@@ -34,47 +50,103 @@ def inspect(file: BinaryIO) -> Inspected:
     """Hash, type and, of an image, size and thumbnail. Raises Unprocessable."""
     digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
     file.seek(0)
-    content_type = _type(file.read(HEAD_BYTES))
+    head = file.read(HEAD_BYTES)
     file.seek(0)
-    if not content_type.startswith("image/"):
-        return Inspected(digest, content_type)
+    if not _is_image(head):
+        return Inspected(digest, content_type_of(head))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        if content_type in Image.MIME.values() and _is_ours(content_type):
-            raise Unprocessable("The image is damaged.") from None
-        return Inspected(digest, content_type)
-    with image:
+        return _inspect_image(file, digest)
+    except Unprocessable:
+        raise
+    except MemoryError:
+        raise Unprocessable(TOO_COSTLY) from None
+    except Exception as error:  # decoders raise anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault: another attempt may succeed
+        raise Unprocessable(DAMAGED) from error
+
+
+def _is_image(head: bytes) -> bool:
+    if head.startswith(SIGNATURES["WEBP"]):
+        return head[8:12] == b"WEBP"
+    return head.startswith(tuple(SIGNATURES.values()))
+
+
+def content_type_of(head: bytes) -> str:
+    """The media type that the first bytes of a file speak of."""
+    try:
+        found = puremagic.magic_string(head)
+    except (puremagic.PureError, ValueError):
+        return UNKNOWN_TYPE
+    best = max(match.confidence for match in found)
+    types = {match.mime_type for match in found if match.confidence == best}
+    if len(types) > 1 and head.startswith(b"PK\x03\x04"):
+        return "application/zip"  # one of dozens of formats that are zip files inside
+    return found[0].mime_type or UNKNOWN_TYPE
+
+
+def _inspect_image(file: BinaryIO, digest: bytes) -> Inspected:
+    # MAX_PIXELS is this project's limit; Pillow's only warns up to twice its value.
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(file, formats=tuple(SIGNATURES)) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise Unprocessable(f"The image has more than {MAX_PIXELS:,} pixels.")
-        content_type = Image.MIME[image.format or ""]
-        try:
-            thumbnail, (width, height) = _thumbnail(image)
-        except (OSError, ValueError, SyntaxError, EOFError):
-            raise Unprocessable("The image is damaged.") from None
-    return Inspected(digest, content_type, width, height, thumbnail)
+        # Phones write MPO: a JPEG with a second image behind it.
+        name = "JPEG" if image.format == "MPO" else image.format or ""
+        # Made smaller first: a JPEG is then decoded at a fraction of its size.
+        image.thumbnail(DRAFT_PIXELS)
+        if _orientation(image) in SIDEWAYS:
+            width, height = height, width
+        return Inspected(digest, Image.MIME[name], width, height, _thumbnail(image))
 
 
-def _is_ours(content_type: str) -> bool:
-    return content_type in {Image.MIME[name] for name in FORMATS}
+def _orientation(image: Image.Image) -> int | None:
+    with contextlib.suppress(Exception):  # a picture is worth showing whatever its EXIF data
+        return image.getexif().get(ExifTags.Base.Orientation)
+    return None
 
 
-def _type(head: bytes) -> str:
-    try:
-        return puremagic.from_string(head, mime=True) or "application/octet-stream"
-    except (puremagic.PureError, ValueError):
-        return "application/octet-stream"
-
-
-def _thumbnail(image: Image.Image) -> tuple[bytes, tuple[int, int]]:
-    """(WebP bytes, size as shown): EXIF rotation is applied, animations show their first frame."""
-    upright = ImageOps.exif_transpose(image)
-    size = upright.size
-    upright.thumbnail(THUMBNAIL_PIXELS)
-    mode = "RGBA" if upright.has_transparency_data else "RGB"
+def _thumbnail(image: Image.Image) -> bytes:
+    """WebP, upright; animations show their first frame."""
+    small = image
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at white
+        small = image.convert("I").point(lambda value: value / 256).convert("L")
+    small = small.convert("RGBA" if image.has_transparency_data else "RGB")
+    with contextlib.suppress(Exception):
+        small = ImageOps.exif_transpose(small)
+    small.thumbnail(THUMBNAIL_PIXELS)
     out = io.BytesIO()
-    upright.convert(mode).save(out, "WEBP", quality=80)
-    return out.getvalue(), size
+    small.save(out, "WEBP", quality=80)
+    return out.getvalue()
+
+
+def limit_resources() -> None:
+    """What one inspection may take of the machine."""
+    limits = {
+        resource.RLIMIT_CPU: (CPU_SECONDS, CPU_SECONDS + 5),  # SIGXCPU tells more than SIGKILL
+        resource.RLIMIT_AS: (MEMORY_BYTES, MEMORY_BYTES),
+        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    for kind, limit in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # lower already, or not of this system
+            resource.setrlimit(kind, limit)
+
+
+def main() -> None:
+    """Inspect standard input. Writes one JSON object: the facts, or `refused` and the reason."""
+    limit_resources()
+    try:
+        facts = asdict(inspect(sys.stdin.buffer))
+    except Unprocessable as error:
+        answer = {"refused": str(error), "cause": repr(error.__cause__)}
+    else:
+        thumbnail = facts["thumbnail"]
+        encoded = None if thumbnail is None else base64.b64encode(thumbnail).decode()
+        answer = facts | {"sha256": facts["sha256"].hex(), "thumbnail": encoded}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -43,8 +43,8 @@ def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
         created_at = datetime.fromisoformat(when)
         if created_at.tzinfo is None:
             raise ValueError("no time zone")
-        return created_at, UUID(item_id)
-    except (ValueError, binascii.Error):
+        return created_at.astimezone(UTC), UUID(item_id)
+    except (ValueError, OverflowError, binascii.Error):
         raise CursorInvalid from None
 
 

@@ -13,6 +13,7 @@ from service.media import downloads, listing, uploads
 from service.media.schemas import MediaPage, MediaView, UploadForm
 from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
+from service.routing import readable
 from service.settings import Settings
 
 router = APIRouter(tags=["media"])
@@ -25,11 +26,16 @@ UPLOAD_BODY: dict[str, Any] = {
         "content": {"multipart/form-data": {"schema": UploadForm.model_json_schema()}},
     }
 }
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"headers": {"Location": {"description": "The item", "schema": {"type": "string"}}}},
+}
+BYTES = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
-    206: {"description": "The range asked for"},
+    200: {"content": BYTES},
+    206: {"description": "The range asked for", "content": BYTES},
     304: {"description": "Not changed"},
 }
+ALSO_ANONYMOUS: dict[str, Any] = {"security": [{}]}  # beside the bearer token: public items
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
@@ -41,7 +47,7 @@ def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
     UPLOAD_PATH,
     status_code=202,
     openapi_extra=UPLOAD_BODY,
-    responses=problems(400, 401, 413, 422, 503),
+    responses=ACCEPTED | problems(400, 401, 422, 503),
 )
 async def upload(
     identity: CurrentAccount, request: Request, resources: Provided, response: Response
@@ -52,7 +58,7 @@ async def upload(
     return MediaView.of(item)
 
 
-@router.get("/api/media", responses=problems(401, 422, 503))
+@readable(router, "/api/media", responses=problems(401, 422, 503))
 async def list_media(
     identity: CurrentAccount,
     resources: Provided,
@@ -67,31 +73,35 @@ async def list_media(
     return MediaPage(items=[MediaView.of(item) for item in items], next_cursor=following)
 
 
-@router.get("/api/media/{item_id}", responses=problems(401, 404, 422, 503))
+@readable(router, "/api/media/{item_id}", responses=problems(401, 404, 422, 503))
 async def get_media(item_id: UUID, identity: CurrentAccount, resources: Provided) -> MediaView:
     """One own item."""
     return MediaView.of(await listing.find_own(resources, identity, item_id))
 
 
-@router.get(
+@readable(
+    router,
     "/media/{item_id}/thumbnail",
     response_class=Response,
+    openapi_extra=ALSO_ANONYMOUS,
     responses=CONTENT | problems(401, 404, 416, 422, 503),
 )
 async def get_thumbnail(
     item_id: UUID, identity: MaybeAccount, resources: Provided, request: Request
 ) -> Response:
     """The preview of an image (WebP, at most 320 x 320 pixels)."""
-    return await downloads.thumbnail(resources, identity, item_id, request.headers)
+    return await downloads.thumbnail(resources, identity, item_id, request)
 
 
-@router.get(
+@readable(
+    router,
     "/media/{item_id}/{name}",
     response_class=Response,
+    openapi_extra=ALSO_ANONYMOUS,
     responses=CONTENT | problems(401, 404, 416, 422, 503),
 )
 async def get_original(
     item_id: UUID, name: str, identity: MaybeAccount, resources: Provided, request: Request
 ) -> Response:
     """The bytes as uploaded; private ones for their owner alone."""
-    return await downloads.original(resources, identity, item_id, name, request.headers)
+    return await downloads.original(resources, identity, item_id, name, request)

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts.sessions import address_of
 from service.jobs import Job, Task
-from service.media.images import Inspected, Unprocessable, inspect
+from service.media.images import Inspected, Unprocessable
+from service.media.inspection import inspect
 from service.media.models import MediaItem
 from service.media.uploads import PROCESS
 from service.outbox import post
@@ -77,7 +78,7 @@ async def _inspect(resources: Resources, item: MediaItem) -> Inspected:
             await asyncio.to_thread(file.write, chunk)
         file.seek(0)
         async with resources.cpu_gate:
-            return await asyncio.to_thread(inspect, file)
+            return await inspect(file)
 
 
 async def _finish(resources: Resources, item: MediaItem, **values: Any) -> None:

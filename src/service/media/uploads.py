@@ -1,30 +1,38 @@
 """Receiving an upload: its bytes to storage first, then its row and its job in one transaction."""
 
 import logging
-import re
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Annotated
 from uuid import uuid4
 
-from pydantic import BaseModel, Field, ValidationError
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from service.accounts.sessions import Identity
 from service.errors import ServiceError
 from service.media.models import MediaItem
+from service.media.names import clean_name
 from service.resources import Resources
+from service.storage import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
 PROCESS = "media.process"
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 4096
-MAX_NAME_BYTES = 255
 
 
-class UploadInvalid(ServiceError):
-    status = 422
+class FormUnreadable(ServiceError):
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("The form is not written in the charset it names.")
 
 
 class FileTooLarge(ServiceError):
@@ -34,48 +42,58 @@ class FileTooLarge(ServiceError):
         super().__init__(f"The file is larger than {limit_bytes} bytes.")
 
 
+def _title(value: str) -> str:
+    value = value.strip()
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise PydanticCustomError("control_character", "Control characters are not allowed")
+    return value
+
+
 class _Fields(BaseModel):
-    title: str = Field("", max_length=200)
+    title: Annotated[str, Field(max_length=200), AfterValidator(_title)] = ""
     public: bool = False
 
 
-def clean_name(name: str | None) -> str:
-    """A file name that is safe in a path and a header, as close to the client's as can be."""
-    base = re.split(r"[/\\]", unicodedata.normalize("NFC", name or ""))[-1]
-    kept = "".join(c for c in base if unicodedata.category(c)[0] != "C").strip(" .")
-    stem, dot, extension = kept.rpartition(".")
-    while len(kept.encode()) > MAX_NAME_BYTES:
-        stem = stem[:-1] if stem else ""
-        extension = extension if stem else extension[:-1]
-        kept = stem + dot + extension
-    # The one name that is taken: /media/{id}/thumbnail.
-    return {"": "file", "thumbnail": "thumbnail.file"}.get(kept, kept)
-
-
 def _fields(form: FormData) -> tuple[UploadFile, _Fields]:
+    """The file and the fields beside it. Raises RequestValidationError, as FastAPI's forms do."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
-        raise UploadInvalid("file: expected a file part with this name")
+        missing = {"loc": ("body", "file"), "msg": "Expected a file part with this name"}
+        raise RequestValidationError([missing])
     given = {name: form[name] for name in _Fields.model_fields if name in form}
     try:
         return file, _Fields.model_validate(given)
     except ValidationError as error:
-        mistakes = error.errors(include_input=False, include_url=False)
-        detail = "; ".join(f"{mistake['loc'][0]}: {mistake['msg']}" for mistake in mistakes)
-        raise UploadInvalid(detail) from None
+        mistakes = error.errors(include_input=False, include_url=False, include_context=False)
+        raise RequestValidationError(
+            [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in mistakes]
+        ) from None
+
+
+@asynccontextmanager
+async def _received(request: Request) -> AsyncIterator[FormData]:
+    """The form of a request; its file is unnamed, in a temporary directory beyond 1 MiB."""
+    try:
+        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    except UnicodeError:
+        raise FormUnreadable from None
+    except OSError as error:  # such as a full disk
+        raise StorageUnavailable from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 async def receive(resources: Resources, identity: Identity, request: Request) -> MediaItem:
     """Store an upload and queue its processing. What this returns is durable.
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
-    client that gives up leaves nothing behind. Raises UploadInvalid, FileTooLarge,
-    StorageUnavailable, DatabaseUnavailable.
+    client that gives up leaves nothing behind. Raises RequestValidationError, FormUnreadable,
+    FileTooLarge, StorageUnavailable, DatabaseUnavailable.
     """
     limit = resources.settings.max_content_length
-    async with request.form(
-        max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-    ) as form:
+    async with _received(request) as form:
         file, fields = _fields(form)
         if (file.size or 0) > limit:
             raise FileTooLarge(limit)

@@ -1,0 +1,90 @@
+"""Uploaded bytes as files in a folder: complete and on the disk, or not there at all."""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+INCOMING = ".incoming"  # drafts; no key begins with a dot
+ABANDONED_SECONDS = 24 * 3600
+COPY_BYTES = 512 * 1024
+
+
+class Folder:
+    """A store like an object store. All calls block and raise OSError; where there is nothing under
+    a key that is FileNotFoundError, or a word on the directories in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make the folder, and remove drafts that processes left when they were killed."""
+        incoming = self.path / INCOMING
+        incoming.mkdir(parents=True, exist_ok=True)
+        for draft in incoming.iterdir():
+            with suppress(FileNotFoundError):  # another process may be at it
+                if time.time() - draft.stat().st_mtime > ABANDONED_SECONDS:
+                    draft.unlink()
+
+    def put(self, key: str, file: IO[bytes]) -> None:
+        """Store what is left to read of a file; its reader sees all of it or nothing."""
+        draft = self.path / INCOMING / secrets.token_hex(16)
+        target = self.path / key
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(draft, "xb") as copy:
+                shutil.copyfileobj(file, copy, COPY_BYTES)
+                copy.flush()
+                os.fsync(copy.fileno())  # survives a power cut
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(draft, target)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+        for parent in (target.parent, *target.parent.parents):
+            _flush_directory(parent)
+            if parent == self.path:
+                break
+
+    def size(self, key: str) -> int:
+        """In bytes."""
+        found = (self.path / key).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "Not a file")
+        return found.st_size
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """Raises FileNotFoundError where not all of these bytes are there."""
+        with open(self.path / key, "rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+        if len(data) < end - start:
+            raise FileNotFoundError(errno.ENOENT, "The stored file is shorter")
+        return data
+
+    def delete(self, key: str) -> None:
+        """Remove an object, and the directories that it leaves empty."""
+        target = self.path / key
+        target.unlink(missing_ok=True)
+        with suppress(OSError):
+            for parent in target.parents:
+                if parent == self.path:
+                    break
+                parent.rmdir()
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot flush a directory
+            raise
+    finally:
+        os.close(descriptor)

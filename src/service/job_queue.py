@@ -1,0 +1,104 @@
+"""procrastinate's queue, made safe against workers that froze, died or were told to stop."""
+
+import asyncio
+import logging
+from typing import Any
+
+from procrastinate.connector import BaseConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job as QueuedJob
+from procrastinate.jobs import Status
+from procrastinate.manager import JobManager
+
+from service.jobs import HANDED_BACK, QUEUE, UNKNOWN, Outcome
+
+log = logging.getLogger(__name__)
+
+# A run may end what it still owns, and nothing else: its worker may have been frozen for so long
+# that another has taken the job over. procrastinate's own functions do not ask.
+OWNED = (
+    """id = %(job)s AND status = 'doing' AND worker_id = %(worker)s AND attempts = %(attempts)s"""
+)
+DONE = f"DELETE FROM procrastinate_jobs WHERE {OWNED} RETURNING id"  # noqa: S608
+FAILED = f"""
+UPDATE procrastinate_jobs
+SET status = 'failed', attempts = attempts + 1, abort_requested = false
+WHERE {OWNED} RETURNING id
+"""  # noqa: S608
+# Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
+WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
+AGAIN = f"""
+WITH freed AS (
+    UPDATE procrastinate_jobs
+    SET status = 'todo', worker_id = NULL, abort_requested = false,
+        attempts = attempts + %(counted)s,
+        scheduled_at = now() + make_interval(secs => %(delay)s)
+    WHERE {OWNED} RETURNING id
+)
+SELECT id, {WAKE} FROM freed
+"""  # noqa: S608
+RESCUE = f"""
+WITH lost AS (
+    SELECT id FROM procrastinate_jobs AS job
+    WHERE status = 'doing' AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_workers AS worker
+        WHERE worker.id = job.worker_id
+        AND worker.last_heartbeat > now() - make_interval(secs => %(dead_after)s)
+    )
+    FOR UPDATE SKIP LOCKED
+), freed AS (
+    UPDATE procrastinate_jobs AS job
+    SET status = 'todo', worker_id = NULL, abort_requested = false,
+        attempts = attempts + 1, scheduled_at = NULL
+    FROM lost WHERE job.id = lost.id RETURNING job.id, job.task_name
+)
+SELECT id, task_name, {WAKE} FROM freed
+"""  # noqa: S608
+
+
+class Queue(JobManager):
+    """Ends each job as its run's Outcome says. `broken` is set where that could not be recorded:
+    only a new registration of the worker makes such a job free again."""
+
+    def __init__(self, connector: BaseConnector) -> None:
+        super().__init__(connector)
+        self.outcomes: dict[int, Outcome] = {}
+        self.broken = asyncio.Event()
+
+    async def finish_job(self, job: QueuedJob, status: Status, delete_job: bool) -> None:
+        """Called once a run, also for one that was cancelled or whose task nobody knows."""
+        assert job.id is not None
+        extra: dict[str, Any] = {"task": job.task_name, "job": job.id}
+        outcome = self.outcomes.pop(job.id, None)
+        if outcome is None:
+            cancelled = status is Status.ABORTED
+            outcome = HANDED_BACK if cancelled else UNKNOWN
+            log.warning("job_handed_back" if cancelled else "job_unknown", extra=extra)
+        try:
+            owned = await self._record(job, outcome)
+        except ConnectorException as error:
+            log.warning("job_end_not_recorded", extra={**extra, "error": repr(error.__cause__)})
+            self.broken.set()
+            return
+        if not owned:
+            log.warning("job_was_taken_over", extra=extra)
+
+    async def _record(self, job: QueuedJob, outcome: Outcome) -> bool:
+        """Whether the job was still this run's."""
+        query = {"done": DONE, "failed": FAILED, "again": AGAIN}[outcome.status]
+        more: dict[str, Any] = {}
+        if outcome.status == "again":
+            more = {"delay": outcome.delay_seconds, "counted": int(outcome.counted)}
+        rows = await self.connector.execute_query_all_async(
+            query, job=job.id, worker=job.worker_id, attempts=job.attempts, **more
+        )
+        return bool(rows)
+
+    async def rescue(self, dead_after_seconds: float) -> None:
+        """Free the jobs of workers without a heartbeat: without this they are stuck for good.
+
+        Raises ConnectorException.
+        """
+        rows = await self.connector.execute_query_all_async(RESCUE, dead_after=dead_after_seconds)
+        for row in rows:
+            log.warning("job_rescued", extra={"job": row["id"], "task": row["task_name"]})

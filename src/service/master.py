@@ -1,0 +1,156 @@
+"""What the Gunicorn master does besides Gunicorn: it looks whether it can serve with these settings
+before it binds a socket, and refuses a reload with which it cannot.
+
+Nothing here may import `service.metrics`: the directory for metric files is made first.
+"""
+
+import gc
+import grp
+import os
+import pwd
+import ssl
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, load
+from service.sources import Problem
+
+LONGEST_SOCKET_PATH = 107  # unix(7), in bytes
+
+
+def load_checked() -> Loaded:
+    """The configuration, valid in itself and on this machine. Raises ConfigurationError."""
+    loaded = load()
+    if problems := list(_problems(loaded)):
+        raise ConfigurationError(problems)
+    return loaded
+
+
+def settings_or_exit() -> Settings:
+    """The settings; where they are wrong, a report on stderr and the end with exit code 78."""
+    try:
+        return load_checked().settings
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+    raise SystemExit(EX_CONFIG)
+
+
+def user_id(settings: Settings) -> int:
+    """The user workers run as. Raises KeyError for a name this machine does not know."""
+    name = settings.run_as_user
+    return _number(name, lambda: pwd.getpwnam(name).pw_uid) if name else os.geteuid()
+
+
+def group_id(settings: Settings) -> int:
+    """The group workers run as. Raises KeyError for a name this machine does not know."""
+    name = settings.run_as_group
+    return _number(name, lambda: grp.getgrnam(name).gr_gid) if name else os.getegid()
+
+
+def _number(name: str, find: Callable[[], int]) -> int:
+    return int(name) if name.isdecimal() else find()
+
+
+def _problems(loaded: Loaded) -> Iterator[Problem]:
+    checks: dict[str, tuple[Callable[[Settings], str], str]] = {
+        "RUN_AS_USER": (_user, "a user of this machine, and a master that may change to it"),
+        "RUN_AS_GROUP": (_group, "a group of this machine, and a master that may change to it"),
+        "BIND": (_socket_path, "a path where this user can make a socket"),
+        "PIDFILE": (_pidfile, "a path in a directory where this user can write"),
+        "CERTFILE": (_certificate, "readable PEM files of a certificate and of its key"),
+    }
+    for variable, (given, expected) in checks.items():
+        if wrong := given(loaded.settings):
+            source = loaded.origins.get(variable, "default")
+            yield Problem(variable, source, expected, wrong)
+
+
+def _user(settings: Settings) -> str:
+    return _identity(lambda: user_id(settings), os.geteuid())
+
+
+def _group(settings: Settings) -> str:
+    return _identity(lambda: group_id(settings), os.getegid())
+
+
+def _identity(wanted: Callable[[], int], own: int) -> str:
+    try:
+        allowed = wanted() == own or os.geteuid() == 0
+    except KeyError:
+        return "a name that is not known here"
+    return "" if allowed else "another one, and a master that is not root"
+
+
+def _socket_path(settings: Settings) -> str:
+    path = settings.bind.removeprefix("unix:")
+    if path == settings.bind:
+        return ""
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        return "a path that is too long for a socket"
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return "a path where something else is"
+    return _unwritable(path)
+
+
+def _pidfile(settings: Settings) -> str:
+    return _unwritable(settings.pidfile) if settings.pidfile else ""
+
+
+def _unwritable(path: str) -> str:
+    parent = os.path.dirname(path) or "."
+    return "" if os.access(parent, os.W_OK | os.X_OK) else "a directory that cannot be written"
+
+
+def _certificate(settings: Settings) -> str:
+    if not settings.certfile:
+        return ""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password OpenSSL would ask at the terminal.
+        context.load_cert_chain(settings.certfile, settings.keyfile, password="")
+    except ssl.SSLError:
+        return "files that do not hold them, or do not belong together"
+    except OSError as error:
+        return f"files that cannot be read ({error.strerror})"
+    return ""
+
+
+class ReloadRefused(Exception):
+    """The new configuration or application cannot be had; everything stays as it was."""
+
+
+def guard_reload(server: Any, bind: str) -> None:
+    """Make SIGHUP all or nothing, as Gunicorn ends where it cannot load its configuration anew,
+    and leaves its workers orphaned. The application is built anew as well, before the old workers
+    are told to stop: it is preloaded, and so would keep the old settings. `bind` cannot change, as
+    there would be nothing to go back to where the new address cannot be had.
+    """
+    reload, reload_configuration = server.reload, server.app.reload
+
+    def reload_all() -> None:
+        former = server.app.cfg, server.app.callable
+        gc.unfreeze()  # what the former application leaves behind can be collected again
+        try:
+            reload_configuration()
+            server.app.callable = server.app.load()
+        except (Exception, SystemExit) as error:
+            server.app.cfg, server.app.callable = former
+            raise ReloadRefused from error
+
+    def reload_or_stay() -> None:
+        try:
+            loaded = load_checked()
+            if loaded.settings.bind != bind:
+                source, wanted = loaded.origins.get("BIND", "default"), "the address of the start"
+                raise ConfigurationError([Problem("BIND", source, wanted, "another one")])
+            reload()
+        except ConfigurationError as error:
+            problems = [str(problem) for problem in error.problems]
+            server.log.error("reload_refused", extra={"problems": problems})
+        except ReloadRefused as error:
+            server.log.error("reload_refused", exc_info=error.__cause__)
+
+    server.app.reload = reload_all
+    server.reload = reload_or_stay

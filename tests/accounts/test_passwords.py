@@ -1,0 +1,92 @@
+"""Hashes of passwords: what they cost, and that nobody can tell who has one."""
+
+import asyncio
+import statistics
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from api import PASSWORD, hash_of_password
+from service.accounts import passwords
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def resources() -> Any:
+    return SimpleNamespace(cpu_gate=asyncio.Semaphore(2))
+
+
+async def test_a_hash_verifies_its_password_and_no_other(resources: Any) -> None:
+    hashed = await passwords.hash_password(resources, PASSWORD)
+    assert await passwords.verify_password(resources, PASSWORD, hashed)
+    assert not await passwords.verify_password(resources, PASSWORD + " ", hashed)
+    assert not await passwords.verify_password(resources, "", hashed)
+
+
+async def test_two_hashes_of_a_password_differ(resources: Any) -> None:
+    hashes = {await passwords.hash_password(resources, PASSWORD) for _ in range(3)}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    "password", ["\x00" * 8, "a\x00bcdefgh", "\U0001f511" * 8, "пароль-пароль", "x" * 1024, " " * 8]
+)
+async def test_every_character_counts(resources: Any, password: str) -> None:
+    hashed = await passwords.hash_password(resources, password)
+    assert await passwords.verify_password(resources, password, hashed)
+    assert not await passwords.verify_password(resources, password[:-1] + "?", hashed)
+    assert not await passwords.verify_password(resources, password[:-1], hashed)
+
+
+async def test_a_letter_is_the_same_however_the_keyboard_composes_it(resources: Any) -> None:
+    hashed = await passwords.hash_password(resources, "cafe\u0301-cafe\u0301")
+    assert await passwords.verify_password(resources, "caf\u00e9-caf\u00e9", hashed)
+
+
+async def test_nobodys_hash_never_matches(resources: Any) -> None:
+    for password in ("", PASSWORD, "password", "nobody"):
+        assert not await passwords.verify_password(resources, password, None)
+
+
+def test_nobodys_hash_costs_what_others_do() -> None:
+    def parameters(hashed: str) -> list[str]:
+        return hashed.split("$")[:4]
+
+    assert parameters(passwords.NOBODY) == parameters(hash_of_password())
+    assert len(passwords.NOBODY) == len(hash_of_password())
+
+
+async def test_an_unknown_account_takes_as_long_as_a_wrong_password(resources: Any) -> None:
+    seconds: dict[str | None, list[float]] = {hash_of_password(): [], None: []}
+    for _ in range(15):
+        for hashed, taken in seconds.items():
+            began = time.perf_counter()
+            await passwords.verify_password(resources, "wrong", hashed)
+            taken.append(time.perf_counter() - began)
+    known, unknown = map(statistics.median, seconds.values())
+    assert 0.5 < known / unknown < 2
+
+
+async def test_no_more_hashes_at_once_than_the_gate_lets_in(
+    resources: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    class Counting:
+        def hash(self, password: str) -> str:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+            return ""
+
+    monkeypatch.setattr(passwords, "_hashes", Counting())
+    await asyncio.gather(*(passwords.hash_password(resources, PASSWORD) for _ in range(12)))
+    assert most == 2

@@ -1,0 +1,81 @@
+"""Tasks that tests give to workers, and the service's command line with them added.
+
+usage: python job_tasks.py worker
+"""
+
+import asyncio
+import os
+import sys
+import time
+from typing import Any
+
+from service.__main__ import main
+from service.errors import Unavailable
+from service.jobs import Job, Task, by_name
+
+
+def note(*words: object) -> None:
+    """One line, written at once, so that a kill loses nothing."""
+    line = " ".join(map(str, (*words, os.getpid()))) + "\n"
+    descriptor = os.open(os.environ["NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+async def record(resources: Any, job: Job) -> None:
+    note("ran", job.arguments.get("name"), job.attempt)
+
+
+async def last(resources: Any, job: Job) -> None:
+    """Takes `seconds`."""
+    note("began", job.arguments["name"], job.attempt)
+    await asyncio.sleep(job.arguments["seconds"])
+    note("ended", job.arguments["name"], job.attempt)
+
+
+async def fail(resources: Any, job: Job) -> None:
+    """Fails `times` times, or always."""
+    note("tried", job.arguments["name"], job.attempt)
+    if job.attempt <= job.arguments.get("times", 1000):
+        raise RuntimeError("as it was told")
+    note("succeeded", job.arguments["name"], job.attempt)
+
+
+async def die(resources: Any, job: Job) -> None:
+    note("dies", job.arguments["name"], job.attempt)
+    os.kill(os.getpid(), 9)
+
+
+async def block(resources: Any, job: Job) -> None:
+    """Occupies a thread for `seconds`."""
+    note("blocks", job.arguments["name"], job.attempt)
+    await asyncio.to_thread(time.sleep, job.arguments["seconds"])
+
+
+async def give_up(resources: Any, job: Job, error: BaseException) -> None:
+    note("gave-up", job.arguments["name"], type(error).__name__)
+
+
+async def need(resources: Any, job: Job) -> None:
+    """Needs something that is away until the file `path` exists."""
+    note("needs", job.arguments["name"], job.attempt)
+    if not os.path.exists(job.arguments["path"]):
+        raise Unavailable
+
+
+TASKS = by_name(
+    [
+        Task("test.record", record),
+        Task("test.last", last, give_up, max_attempts=2),
+        Task("test.block", block),
+        Task("test.fail", fail, give_up, max_attempts=3, first_delay_seconds=0.2),
+        Task("test.die", die, give_up, max_attempts=2),
+        Task("test.need", need, give_up, max_attempts=1),
+    ]
+)
+
+if __name__ == "__main__":
+    import service.tasks
+
+    service.tasks.TASKS.update(TASKS)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,342 @@
+"""`service worker` as a process, against real PostgreSQL: what becomes of jobs whatever happens."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import (
+    Postgresql,
+    Worker,
+    clean_environment,
+    run_service,
+    wait_until,
+)
+from service.database import open_database
+from service.jobs import Jobs
+from service.logs import request_id
+from service.migrate import migrate
+from service.settings import Settings
+
+
+class Rig:
+    """A database, the workers on it, and what their tasks noted."""
+
+    def __init__(self, directory: Path, url: str, psql: Callable[[str], str]) -> None:
+        self.directory = directory
+        self.url = url
+        self.psql = psql
+        self.workers: list[Worker] = []
+
+    def worker(self, *, ready: bool = True, **environment: str) -> Worker:
+        directory = self.directory / f"worker-{len(self.workers)}"
+        worker = Worker(directory, {"DATABASE_URL": self.url, **environment})
+        self.workers.append(worker)
+        worker.start()
+        if ready:
+            worker.wait_for("worker_ready")
+        return worker
+
+    def enqueue(self, task: str, *, request: str = "", **arguments: Any) -> None:
+        async def enqueue() -> None:
+            request_id.set(request)
+            async with open_database(Settings(database_url=self.url)) as database:
+                async with database.transaction() as session:
+                    await Jobs(database).enqueue(session, task, **arguments)
+
+        asyncio.run(enqueue())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines such as `ran x 1`, without the process id."""
+        path = self.directory / "notes"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.rpartition(" ")[0] for line in lines]
+
+    def wait_for_note(self, note: str, *, seconds: float = 20) -> None:
+        wait_until(lambda: note in self.notes, seconds=seconds)
+
+    def jobs(self) -> list[str]:
+        """`task|status|attempts` of every job there is."""
+        sql = "SELECT task_name, status, attempts FROM procrastinate_jobs ORDER BY id"
+        return self.psql(sql).splitlines()
+
+    def wait_until_done(self, *, seconds: float = 20) -> None:
+        wait_until(lambda: self.jobs() == [], seconds=seconds)
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+
+@pytest.fixture
+def rig(database_url: str, shared_postgresql: Postgresql, tmp_path: Path) -> Iterator[Rig]:
+    name = database_url.rpartition("/")[2]
+    rig = Rig(tmp_path, database_url, lambda sql: shared_postgresql.psql(sql, name))
+    yield rig
+    rig.stop()
+
+
+@pytest.fixture
+def own_rig(own_postgresql: Postgresql, tmp_path: Path) -> Iterator[Rig]:
+    """With a server that the test may harm."""
+    asyncio.run(migrate(Settings(database_url=own_postgresql.url())))
+    rig = Rig(tmp_path, own_postgresql.url(), own_postgresql.psql)
+    yield rig
+    rig.stop()
+
+
+def test_a_job_runs_and_is_gone(rig: Rig) -> None:
+    rig.worker()
+    rig.enqueue("test.record", name="Ünïcødé-☃-𝄞")
+    rig.wait_for_note("ran Ünïcødé-☃-𝄞 1", seconds=5)
+    rig.wait_until_done(seconds=5)
+
+
+def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
+    worker = rig.worker()
+    rig.enqueue("test.record", name="a", request="0123456789abcdef")
+    rig.enqueue("test.record", name="b")
+    rig.wait_until_done()
+    first, second = wait_until(
+        lambda: len(worker.lines("job_done")) == 2 and worker.lines("job_done")
+    )
+    assert first["request_id"] == "0123456789abcdef"
+    assert "request_id" not in second
+
+
+def test_a_job_that_fails_is_tried_again_until_it_succeeds(rig: Rig) -> None:
+    rig.worker()
+    rig.enqueue("test.fail", name="x", times=2)
+    rig.wait_until_done()
+    assert rig.notes == ["tried x 1", "tried x 2", "tried x 3", "succeeded x 3"]
+
+
+def test_a_job_that_always_fails_is_given_up_and_kept(rig: Rig) -> None:
+    worker = rig.worker()
+    rig.enqueue("test.fail", name="x")
+    wait_until(lambda: rig.jobs() == ["test.fail|failed|3"])
+    assert rig.notes == ["tried x 1", "tried x 2", "tried x 3", "gave-up x RuntimeError"]
+    assert len(worker.lines("job_retried")) == 2
+    (failed,) = worker.lines("job_failed")
+    assert "as it was told" in failed["exception"]
+
+
+def test_a_job_that_kills_its_workers_is_given_up(rig: Rig) -> None:
+    rig.enqueue("test.die", name="x")
+    for _ in range(2):
+        worker = rig.worker(ready=False)
+        assert worker.process is not None
+        assert worker.process.wait(20) == -signal.SIGKILL
+    rig.worker()
+    wait_until(lambda: rig.jobs() == ["test.die|failed|3"])
+    assert rig.notes == ["dies x 1", "dies x 2", "gave-up x JobAbandoned"]
+
+
+def test_what_a_job_needs_may_be_away_longer_than_its_attempts_last(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """The task has one attempt."""
+    rig.worker()
+    rig.enqueue("test.need", name="x", path=str(tmp_path / "there"))
+    wait_until(lambda: rig.jobs() == ["test.need|todo|0"])
+    (tmp_path / "there").touch()
+    rig.wait_until_done()
+    assert rig.notes == ["needs x 1", "needs x 1"]
+
+
+def test_a_job_of_a_newer_release_waits_for_it(rig: Rig) -> None:
+    worker = rig.worker()
+    rig.enqueue("test.of-a-newer-release")
+    worker.wait_for("job_unknown")
+    rig.enqueue("test.record", name="x")
+    rig.wait_for_note("ran x 1")
+    assert rig.jobs()[0] == "test.of-a-newer-release|todo|0"
+
+
+def test_another_worker_finishes_the_job_of_one_that_was_killed(rig: Rig) -> None:
+    first = rig.worker()
+    rig.enqueue("test.last", name="x", seconds=0.5)
+    rig.wait_for_note("began x 1")
+    first.stop(signal.SIGKILL)
+    killed_at = time.monotonic()
+    rig.worker()
+    rig.wait_for_note("ended x 2", seconds=15)
+    assert time.monotonic() - killed_at < 10
+    rig.wait_until_done()
+
+
+def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
+    worker = rig.worker(JOB_CONCURRENCY="1")
+    rig.enqueue("test.last", name="x", seconds=1.5)
+    rig.wait_for_note("began x 1")
+    rig.enqueue("test.record", name="y")
+    assert worker.stop(signal.SIGTERM) == 0
+    assert rig.notes == ["began x 1", "ended x 1"]
+    assert rig.jobs() == ["test.record|todo|0"]
+    assert worker.lines("worker_stopped")
+
+
+def test_sigterm_ends_an_idle_worker_at_once(rig: Rig) -> None:
+    worker = rig.worker()
+    began = time.monotonic()
+    assert worker.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 3
+
+
+def test_a_job_longer_than_the_grace_period_is_handed_back(rig: Rig) -> None:
+    """Without using up an attempt: the job has two, and is interrupted three times."""
+    rig.enqueue("test.last", name="x", seconds=60)
+    for count in range(1, 4):
+        worker = rig.worker(SHUTDOWN_GRACE_SECONDS="2", SHUTDOWN_DRAIN_SECONDS="0")
+        wait_until(lambda count=count: rig.notes == ["began x 1"] * count)
+        began = time.monotonic()
+        assert worker.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 4
+        assert worker.lines("job_handed_back")
+        assert rig.jobs() == ["test.last|todo|0"]
+
+
+def test_a_thread_that_computes_does_not_keep_the_worker_from_ending(rig: Rig) -> None:
+    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="2", SHUTDOWN_DRAIN_SECONDS="0")
+    rig.enqueue("test.block", name="x", seconds=60)
+    rig.wait_for_note("blocks x 1")
+    began = time.monotonic()
+    assert worker.stop(signal.SIGTERM) == 1
+    assert time.monotonic() - began < 5
+    assert rig.jobs() == ["test.block|todo|0"]
+
+
+def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) -> None:
+    frozen = rig.worker()
+    rig.enqueue("test.last", name="x", seconds=1)
+    rig.wait_for_note("began x 1")
+    frozen.send_signal(signal.SIGSTOP)
+    rig.worker()
+    rig.enqueue("test.last", name="y", seconds=8)
+    rig.wait_for_note("began x 2", seconds=15)
+    frozen.send_signal(signal.SIGCONT)
+    rig.wait_for_note("ended x 1")
+    rig.wait_for_note("ended x 2")
+    frozen.wait_for("job_was_taken_over")
+    assert rig.jobs() == ["test.last|doing|0"], "y is still with the other worker"
+    rig.enqueue("test.record", name="z")
+    rig.wait_for_note("ran z 1")
+
+
+def test_a_late_end_does_not_remove_the_job_from_under_who_runs_it_now(rig: Rig) -> None:
+    """The one that took it over may still die, and then a third has to find it."""
+    frozen = rig.worker()
+    rig.enqueue("test.last", name="x", seconds=1)
+    rig.wait_for_note("began x 1")
+    frozen.send_signal(signal.SIGSTOP)
+    second = rig.worker()
+    rig.wait_for_note("began x 2", seconds=15)
+    second.send_signal(signal.SIGSTOP)
+    frozen.send_signal(signal.SIGCONT)
+    frozen.wait_for("job_was_taken_over")
+    assert rig.jobs()[0].startswith("test.last|")
+    second.stop(signal.SIGKILL)
+    rig.wait_for_note("gave-up x JobAbandoned", seconds=15)
+
+
+def test_a_worker_outlives_a_restart_of_postgresql(
+    own_rig: Rig, own_postgresql: Postgresql
+) -> None:
+    worker = own_rig.worker()
+    own_rig.enqueue("test.record", name="before")
+    own_rig.wait_for_note("ran before 1")
+    own_postgresql.stop()
+    worker.wait_for("check_failed")
+    time.sleep(6)
+    lines_while_away = worker.log.count("\n")
+    assert lines_while_away < 12, worker.log
+    own_postgresql.start()
+    own_rig.enqueue("test.record", name="after")
+    own_rig.wait_for_note("ran after 1", seconds=15)
+    assert worker.process is not None
+    assert worker.process.poll() is None
+
+
+def test_a_job_that_runs_while_postgresql_restarts_is_done_once_more_or_once(
+    own_rig: Rig, own_postgresql: Postgresql
+) -> None:
+    own_rig.worker()
+    own_rig.enqueue("test.last", name="x", seconds=3)
+    own_rig.wait_for_note("began x 1")
+    own_postgresql.stop()
+    own_rig.wait_for_note("ended x 1")
+    own_postgresql.start()
+    own_rig.wait_until_done(seconds=30)
+
+
+def test_a_worker_waits_for_postgresql_to_come(own_rig: Rig, own_postgresql: Postgresql) -> None:
+    own_rig.enqueue("test.record", name="x")
+    own_postgresql.stop()
+    worker = own_rig.worker(ready=False)
+    worker.wait_for("check_failed")
+    own_postgresql.start()
+    own_rig.wait_for_note("ran x 1")
+
+
+def test_a_worker_outlives_a_frozen_postgresql(own_rig: Rig, own_postgresql: Postgresql) -> None:
+    worker = own_rig.worker()
+    own_postgresql.freeze()
+    worker.wait_for("check_failed")
+    own_postgresql.thaw()
+    own_rig.enqueue("test.record", name="x")
+    own_rig.wait_for_note("ran x 1")
+
+
+def test_a_worker_ends_though_postgresql_is_frozen(
+    own_rig: Rig, own_postgresql: Postgresql
+) -> None:
+    worker = own_rig.worker(SHUTDOWN_GRACE_SECONDS="3", SHUTDOWN_DRAIN_SECONDS="0")
+    own_postgresql.freeze()
+    worker.wait_for("check_failed")
+    began = time.monotonic()
+    worker.stop(signal.SIGTERM)
+    assert time.monotonic() - began < 6
+
+
+def test_a_worker_says_that_the_schema_is_missing_and_waits_for_it(
+    shared_postgresql: Postgresql, tmp_path: Path
+) -> None:
+    url = shared_postgresql.new_database()
+    rig = Rig(tmp_path, url, lambda sql: shared_postgresql.psql(sql, url.rpartition("/")[2]))
+    try:
+        worker = rig.worker(ready=False)
+        line = worker.wait_for("worker_waits_for_migration")
+        assert (line["schema"], line["remedy"]) == ("empty", "run `service migrate`")
+        time.sleep(2)
+        assert len(worker.lines("worker_waits_for_migration")) == 1
+        asyncio.run(migrate(Settings(database_url=url)))
+        rig.enqueue("test.record", name="x")
+        rig.wait_for_note("ran x 1")
+    finally:
+        rig.stop()
+
+
+def test_an_idle_worker_costs_next_to_nothing(rig: Rig) -> None:
+    worker = rig.worker()
+    assert worker.process is not None
+    pid = worker.process.pid
+    before = cpu_seconds(pid)
+    time.sleep(5)
+    assert (cpu_seconds(pid) - before) / 5 < 0.04
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_worker_on_sqlite_is_refused(tmp_path: Path) -> None:
+    done = run_service("worker", environment=clean_environment(), cwd=tmp_path)
+    assert done.returncode == 78
+    assert done.stderr == "embedded: jobs run in the web process; a worker needs PostgreSQL\n"

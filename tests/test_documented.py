@@ -1,0 +1,154 @@
+"""OpenAPI says what the API does."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.openapi.models import OpenAPI
+
+from api import Api
+from service.app import create_app
+from service.settings import Settings
+
+METHODS_WITH_BODY = ("post", "put", "patch")
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as two operations of one name
+        return create_app(Settings(secret_key="k" * 40)).api.openapi()
+
+
+def operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+@pytest.mark.anyio
+async def test_it_is_served(embedded_api: Api, schema: dict[str, Any]) -> None:
+    answer = await embedded_api.client.get("/openapi.json")
+    assert answer.status_code == 200
+    assert answer.json() == schema
+
+
+@pytest.mark.anyio
+async def test_it_has_a_page_to_read(embedded_api: Api) -> None:
+    answer = await embedded_api.client.get("/docs")
+    assert answer.status_code == 200
+    assert "/openapi.json" in answer.text
+
+
+def test_it_is_valid(schema: dict[str, Any]) -> None:
+    assert OpenAPI.model_validate(schema)
+    assert schema["openapi"].startswith("3.1")
+
+
+def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
+    for reference in set(re.findall(r"'\$ref': '([^']+)'", str(schema))):
+        target: Any = schema
+        for step in reference.removeprefix("#/").split("/"):
+            target = target[step]
+
+
+def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]) -> None:
+    assert {f"{method.upper()} {path}" for method, path, _ in operations(schema)} == {
+        "POST /api/accounts",
+        "POST /api/accounts/confirm",
+        "POST /login",
+        "POST /logout",
+        "GET /api/accounts/me",
+        "POST /api/media",
+        "GET /api/media",
+        "GET /api/media/{item_id}",
+        "GET /media/{item_id}/{name}",
+        "GET /media/{item_id}/thumbnail",
+    }
+
+
+@pytest.mark.parametrize("status", ["413", "421", "500", "503"])
+def test_every_operation_tells_of_what_can_always_happen(
+    schema: dict[str, Any], status: str
+) -> None:
+    assert [
+        path for _, path, operation in operations(schema) if status not in operation["responses"]
+    ] == []
+
+
+def test_what_needs_a_token_tells_of_401_and_nothing_else_but_login_does(
+    schema: dict[str, Any],
+) -> None:
+    for _, path, operation in operations(schema):
+        told = "401" in operation["responses"]
+        assert told == ("security" in operation or path == "/login"), path
+
+
+def test_what_reads_a_body_tells_of_an_unreadable_one(schema: dict[str, Any]) -> None:
+    for _, path, operation in operations(schema):
+        if "requestBody" in operation:
+            assert {"400", "422"} <= set(operation["responses"]), path
+
+
+def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
+    for _, path, operation in operations(schema):
+        if operation.get("parameters"):
+            assert "422" in operation["responses"], path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("post", "/api/accounts", {"202", "400", "422"}),
+        ("post", "/api/accounts/confirm", {"204", "400", "422"}),
+        ("post", "/login", {"200", "400", "401", "422"}),
+        ("post", "/logout", {"204", "401"}),
+        ("get", "/api/accounts/me", {"200", "401"}),
+        ("post", "/api/media", {"202", "400", "401", "422"}),
+        ("get", "/api/media", {"200", "401", "422"}),
+        ("get", "/api/media/{item_id}", {"200", "401", "404", "422"}),
+        ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
+        ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
+    ],
+)
+def test_an_operation_tells_of_its_statuses(
+    schema: dict[str, Any], method: str, path: str, statuses: set[str]
+) -> None:
+    always = {"413", "421", "500", "503"}
+    assert set(schema["paths"][path][method]["responses"]) == statuses | always
+
+
+def test_every_error_is_a_problem(schema: dict[str, Any]) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for _, path, operation in operations(schema):
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                assert response["content"] == problem, (path, status)
+
+
+def test_a_problem_is_described_as_it_is_sent(schema: dict[str, Any]) -> None:
+    problem = schema["components"]["schemas"]["Problem"]
+    assert set(problem["required"]) == {"type", "title", "status", "detail", "request_id"}
+    assert set(problem["properties"]) == set(problem["required"]) | {"errors"}
+    assert set(schema["components"]["schemas"]["Mistake"]["properties"]) == {"in", "message"}
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+
+
+def test_every_answer_names_its_request(schema: dict[str, Any]) -> None:
+    for _, path, operation in operations(schema):
+        for status, response in operation["responses"].items():
+            assert "X-Request-ID" in response["headers"], (path, status)
+
+
+def test_public_items_need_no_token(schema: dict[str, Any]) -> None:
+    assert schema["paths"]["/media/{item_id}/{name}"]["get"]["security"] == [{"bearer": []}, {}]
+
+
+def test_an_upload_is_a_form_with_a_file(schema: dict[str, Any]) -> None:
+    content = schema["paths"]["/api/media"]["post"]["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]
+    assert form["required"] == ["file"]
+    assert set(form["properties"]) == {"file", "title", "public"}
+    assert form["properties"]["file"]["format"] == "binary"

@@ -1,0 +1,196 @@
+"""Enqueueing on both back ends, and what becomes of a run."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from service.database import open_database
+from service.errors import Unavailable
+from service.jobs import Job, Jobs, Outcome, Task, execute
+from service.logs import request_id
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def jobs(settings: Settings) -> AsyncIterator[Jobs]:
+    async with open_database(settings) as database:
+        yield Jobs(database)
+
+
+async def queued(jobs: Jobs) -> list[tuple[str, Any]]:
+    """(task, arguments) of every job."""
+    sql = "SELECT task, arguments FROM embedded_jobs ORDER BY id"
+    if jobs.database.is_postgresql:
+        sql = "SELECT task_name, args FROM procrastinate_jobs ORDER BY id"
+    async with jobs.database.reading() as connection:
+        rows = (await connection.execute(text(sql))).all()
+    return [(name, json.loads(data) if isinstance(data, str) else data) for name, data in rows]
+
+
+async def test_a_job_exists_once_its_transaction_has_committed(jobs: Jobs) -> None:
+    async with jobs.database.transaction() as session:
+        await jobs.enqueue(session, "test.task", number=1)
+        async with jobs.database.transaction() as other:
+            table = "procrastinate_jobs" if jobs.database.is_postgresql else "embedded_jobs"
+            count = await other.scalar(text(f"SELECT count(*) FROM {table}"))
+        assert count == 0
+    assert await queued(jobs) == [("test.task", {"number": 1})]
+
+
+async def test_a_job_goes_with_its_transaction(jobs: Jobs) -> None:
+    with pytest.raises(RuntimeError):
+        async with jobs.database.transaction() as session:
+            await jobs.enqueue(session, "test.task", number=1)
+            raise RuntimeError
+    assert await queued(jobs) == []
+    assert not jobs.arrived.is_set()
+
+
+async def test_the_embedded_runner_is_woken_by_a_commit(embedded_settings: Settings) -> None:
+    async with open_database(embedded_settings) as database:
+        jobs = Jobs(database)
+        async with database.transaction() as session:
+            await jobs.enqueue(session, "test.task")
+            assert not jobs.arrived.is_set()
+        assert jobs.arrived.is_set()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Ünïcødé-☃-𝄞-\u202e-\U0010ffff",
+        "quotes ' \" \\ %s :name {} \x01 \x7f \r\n\t",
+        "x" * 100_000,
+        ["a", None, True, 1.5, {"b": [2**60]}],
+        {"": "", "a b": "ä"},
+    ],
+    ids=["unicode", "special", "long", "list", "object"],
+)
+async def test_arguments_come_back_as_they_were(jobs: Jobs, value: Any) -> None:
+    async with jobs.database.transaction() as session:
+        await jobs.enqueue(session, "test.task", value=value)
+    assert await queued(jobs) == [("test.task", {"value": value})]
+
+
+async def test_several_jobs_of_a_transaction_keep_their_order(jobs: Jobs) -> None:
+    async with jobs.database.transaction() as session:
+        for number in range(20):
+            await jobs.enqueue(session, "test.task", number=number)
+    assert [arguments["number"] for _, arguments in await queued(jobs)] == list(range(20))
+
+
+async def test_a_job_carries_the_id_of_its_request(jobs: Jobs) -> None:
+    token = request_id.set("0123456789abcdef")
+    try:
+        async with jobs.database.transaction() as session:
+            await jobs.enqueue(session, "test.task")
+    finally:
+        request_id.reset(token)
+    assert await queued(jobs) == [("test.task", {"request_id": "0123456789abcdef"})]
+
+
+async def test_jobs_are_counted_by_status(jobs: Jobs) -> None:
+    assert await jobs.counts() == {}
+    async with jobs.database.transaction() as session:
+        await jobs.enqueue(session, "test.task")
+        await jobs.enqueue(session, "test.task")
+    assert await jobs.counts() == {"todo": 2}
+
+
+@dataclass
+class Script:
+    """A task whose runs raise, one after the other, what is listed; and what it saw."""
+
+    errors: list[BaseException | None]
+    give_up_errors: list[BaseException | None] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+    given_up: list[BaseException] = field(default_factory=list)
+
+    async def run(self, resources: Any, job: Job) -> None:
+        self.runs.append(job.attempt)
+        if self.errors and (error := self.errors.pop(0)):
+            raise error
+
+    async def give_up(self, resources: Any, job: Job, error: BaseException) -> None:
+        self.given_up.append(error)
+        if self.give_up_errors and (obstacle := self.give_up_errors.pop(0)):
+            raise obstacle
+
+    @property
+    def task(self) -> Task:
+        return Task("test.script", self.run, self.give_up, max_attempts=3, first_delay_seconds=2)
+
+
+def attempt(number: int) -> Job:
+    return Job(7, "test.script", number, {"request_id": "r-1"})
+
+
+async def test_a_run_that_ends_well_is_done() -> None:
+    assert await execute(Script([None]).task, None, attempt(1)) == Outcome("done")
+
+
+async def test_a_run_that_fails_is_tried_again_later() -> None:
+    script = Script([RuntimeError("x")])
+    assert await execute(script.task, None, attempt(1)) == Outcome("again", 2)
+    assert script.given_up == []
+
+
+async def test_the_last_run_that_fails_is_given_up() -> None:
+    error = RuntimeError("x")
+    script = Script([error])
+    assert await execute(script.task, None, attempt(3)) == Outcome("failed")
+    assert script.given_up == [error]
+
+
+async def test_a_job_whose_workers_died_too_often_is_given_up_without_a_run() -> None:
+    script = Script([])
+    assert await execute(script.task, None, attempt(4)) == Outcome("failed")
+    assert script.runs == []
+    assert [type(error).__name__ for error in script.given_up] == ["JobAbandoned"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_an_outage_uses_up_no_attempt(number: int) -> None:
+    script = Script([Unavailable()])
+    outcome = await execute(script.task, None, attempt(number))
+    assert (outcome.status, outcome.counted, script.given_up) == ("again", False, [])
+
+
+@pytest.mark.parametrize("obstacle", [Unavailable(), RuntimeError("y")])
+async def test_a_job_is_not_failed_before_giving_up_has_worked(obstacle: Exception) -> None:
+    """Else nobody would ever be told, and an item would stay `processing`."""
+    script = Script([RuntimeError("x"), RuntimeError("x")], give_up_errors=[obstacle])
+    outcome = await execute(script.task, None, attempt(3))
+    assert (outcome.status, outcome.counted) == ("again", False)
+    assert await execute(script.task, None, attempt(3)) == Outcome("failed")
+
+
+async def test_a_cancelled_run_has_no_outcome() -> None:
+    script = Script([asyncio.CancelledError()])
+    with pytest.raises(asyncio.CancelledError):
+        await execute(script.task, None, attempt(3))
+    assert script.given_up == []
+
+
+async def test_a_run_has_the_id_of_its_request_in_the_log() -> None:
+    seen = []
+
+    async def run(resources: Any, job: Job) -> None:
+        seen.append(request_id.get())
+
+    await asyncio.create_task(execute(Task("test.task", run), None, attempt(1)))
+    assert seen == ["r-1"]
+    assert request_id.get() == ""
+
+
+def test_delays_double_up_to_an_hour() -> None:
+    task = Task("test.task", Script([]).run, first_delay_seconds=2)
+    assert [task.delay_seconds(number) for number in (1, 2, 3)] == [2, 4, 8]
+    assert task.delay_seconds(100_000) == 3600
