@@ -45,6 +45,7 @@ preload_app = True
 wsgi_app = "service.app:create_app()"
 control_socket_disable = True  # on by default, in $HOME
 logconfig_dict = logs.configuration(settings)
+errorlog = "-"
 accesslog = None  # written by the app or by nginx
 loglevel = settings.log_level
 

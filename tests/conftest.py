@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ def require(program: str | None, name: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where servers that do not run as root can reach their files."""
-    directory = tmp_path_factory.mktemp("servers")
-    for path in (directory, *directory.parents[:2]):
-        path.chmod(0o755)
-    return directory
+def server_directory() -> Iterator[Path]:
+    """Where servers that do not run as root can reach their files.
+
+    Not below pytest's own directory: each run of pytest closes that to all users but its own, and
+    the servers of a run beside it would lose theirs.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="service-tests-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -97,15 +102,14 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def embedded_settings(tmp_path: Path) -> Settings:
+def embedded_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
     """Settings of a bare machine, on a migrated SQLite file of the test's own."""
-    settings = Settings(
+    shutil.copy(migrated_sqlite, tmp_path / "service.sqlite3")
+    return Settings(
         database_url=f"sqlite:///{tmp_path}/service.sqlite3",
         upload_folder=str(tmp_path / "uploads"),
         secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
     )
-    asyncio.run(migrate(settings))
-    return settings
 
 
 @pytest.fixture

@@ -7,11 +7,15 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
+import service.media.tasks
+import service.tasks
 from service.__main__ import main
 from service.errors import Unavailable
 from service.jobs import Job, Task, by_name
+from service.media.uploads import PROCESS
 
 
 def note(*words: object) -> None:
@@ -74,8 +78,26 @@ TASKS = by_name(
     ]
 )
 
-if __name__ == "__main__":
-    import service.tasks
 
+def inspect_as_told() -> None:
+    """Make the inspection of uploads take INSPECT_SECONDS, or fail where that is below zero."""
+    seconds = float(os.environ["INSPECT_SECONDS"])
+    inspect = service.media.tasks.inspect
+
+    async def slowly(file: Any) -> Any:
+        note("inspects")
+        if seconds < 0:
+            raise RuntimeError("as it was told")
+        await asyncio.sleep(seconds)
+        return await inspect(file)
+
+    service.media.tasks.inspect = slowly
+
+
+if __name__ == "__main__":
     service.tasks.TASKS.update(TASKS)
+    hurried = replace(service.tasks.TASKS[PROCESS], first_delay_seconds=0.1)
+    service.tasks.TASKS[PROCESS] = hurried
+    if "INSPECT_SECONDS" in os.environ:
+        inspect_as_told()
     sys.exit(main(sys.argv[1:]))

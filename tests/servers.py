@@ -152,6 +152,8 @@ class Postgresql:
 
     def freeze(self) -> None:
         """SIGSTOP to every process: it accepts connections, in the kernel, and never answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)  # first of all, so that no child is missed
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)

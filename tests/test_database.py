@@ -1,4 +1,4 @@
-"""The database as requests see it: bounded waits, true words about errors, and no values in them."""
+"""The database as requests see it: bounded waits, and true words about errors without values."""
 
 import asyncio
 import logging
@@ -15,18 +15,18 @@ from uuid import uuid4
 import asyncpg
 import psycopg
 import pytest
-from asgi import client_of
-from mail_server import make_certificate
-from servers import Postgresql, free_port, running, unprivileged
 from sqlalchemy import String, cast, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from api import assert_problem, running_api
+from mail_server import make_certificate
+from servers import Postgresql, free_port, running, unprivileged
 from service.accounts.models import Account
-from service.app import create_app
 from service.database import Database, open_database
 from service.database_errors import DatabaseUnavailable
 from service.database_url import engine_url, libpq_url
+from service.lookup import Lookup
 from service.migrate import migrate
 from service.settings import Settings
 
@@ -73,7 +73,7 @@ async def read(database: Database, statement: Any) -> Any:
 
 
 async def fetch_one(database: Database, statement: Any) -> Any:
-    return await database.fetch_one(statement, {})
+    return await Lookup(statement).one(database)
 
 
 WAYS = pytest.mark.parametrize("way", [execute, read, fetch_one])
@@ -123,19 +123,11 @@ async def test_a_transaction_that_does_nothing_for_too_long_is_ended_by_the_serv
 
 
 async def test_an_exhausted_pool_is_a_503_for_callers(server_settings: Settings) -> None:
-    app = create_app(impatient(server_settings, database_pool_size=1))
-    async with client_of(app) as client:
-        resources = app_resources(client)
-        async with resources.database.transaction():
-            answer = await client.get("/media/00000000-0000-0000-0000-000000000000/x")
-    assert answer.status_code == 503
+    settings = impatient(server_settings, database_pool_size=1)
+    async with running_api(settings) as api, api.resources.database.transaction():
+        answer = await api.client.get(f"/media/{uuid4()}/x")
+    assert_problem(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0
-    assert answer.headers["content-type"] == "application/problem+json"
-
-
-def app_resources(client: Any) -> Any:
-    """The resources of the application behind a client."""
-    return client._transport.app.__closure__[1].cell_contents["resources"]
 
 
 class Frozen:
@@ -304,7 +296,7 @@ async def test_a_unique_value_that_exists_stays_an_integrity_error(either: Datab
 
 async def test_a_mistake_in_a_statement_is_not_an_outage(either: Database) -> None:
     for way in (execute, read, fetch_one):
-        with pytest.raises(DBAPIError) as caught:
+        with pytest.raises((DBAPIError, asyncpg.PostgresError)) as caught:
             await way(either, text("SELECT * FROM no_such_table"))
         assert not isinstance(caught.value, DatabaseUnavailable)
 
@@ -344,13 +336,13 @@ async def test_other_errors_inside_a_transaction_are_not_the_databases(
 
 
 async def test_a_locked_sqlite_file_is_unavailable_in_time(embedded_settings: Settings) -> None:
-    async with open_database(impatient(embedded_settings)) as database:
-        async with database.transaction() as session:
-            await session.execute(account(created_at=text("CURRENT_TIMESTAMP")))
-            began = time.monotonic()
-            with pytest.raises(DatabaseUnavailable):
-                await execute(database, account(created_at=text("CURRENT_TIMESTAMP")))
-            assert time.monotonic() - began < 2.5
+    settings = impatient(embedded_settings)
+    async with open_database(settings) as database, database.transaction() as session:
+        await session.execute(account(created_at=text("CURRENT_TIMESTAMP")))
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await execute(database, account(created_at=text("CURRENT_TIMESTAMP")))
+        assert time.monotonic() - began < 2.5
 
 
 # Values
@@ -377,7 +369,7 @@ def everything_about(error: BaseException) -> str:
     ids=["wrong type", "wrong type of text", "not null", "too long", "no such column"],
 )
 async def test_no_value_is_in_the_text_of_an_error(database: Database, statement: Any) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
+    with pytest.raises(Exception) as caught:
         await execute(database, statement)
     told = everything_about(caught.value)
     # The traceback shows lines of code, among them those of this test: none holds the value.
@@ -448,7 +440,7 @@ def test_a_sqlite_url_keeps_its_path() -> None:
 async def connects(url: str) -> None:
     """With both drivers, as the service uses them."""
     async with open_database(url_of(url)) as database:
-        assert await database.fetch_one(select(text("1")), {})
+        assert await Lookup(select(text("1"))).one(database)
     async with await psycopg.AsyncConnection.connect(libpq_url(url_of(url))) as connection:
         await connection.execute("SELECT 1")
 

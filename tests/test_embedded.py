@@ -82,6 +82,18 @@ async def opened(settings: Settings) -> AsyncIterator[Resources]:
         yield resources
 
 
+@asynccontextmanager
+async def running_twice(settings: Settings) -> AsyncIterator[tuple[Resources, Resources]]:
+    """Two runners on the same file, as two processes have them."""
+    async with (
+        opened(settings) as one,
+        opened(settings) as other,
+        embedded.run_jobs(one),
+        embedded.run_jobs(other),
+    ):
+        yield one, other
+
+
 async def enqueue(resources: Resources, task: str, **arguments: Any) -> None:
     async with resources.database.transaction() as session:
         await resources.jobs.enqueue(session, task, **arguments)
@@ -205,14 +217,13 @@ async def test_a_claim_is_renewed_while_its_job_runs(
     monkeypatch.setattr(embedded, "CLAIM_SECONDS", 0.5)
     monkeypatch.setattr(embedded, "POLL_SECONDS", 0.1)
     notebook.gate.clear()
-    async with opened(embedded_settings) as one, opened(embedded_settings) as other:
-        async with embedded.run_jobs(one), embedded.run_jobs(other):
-            await enqueue(one, "test.record", name="x")
-            await notebook.until(lambda: notebook.running)
-            await asyncio.sleep(1.5)
-            assert notebook.most == 1
-            notebook.gate.set()
-            await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
+    async with running_twice(embedded_settings) as (one, _):
+        await enqueue(one, "test.record", name="x")
+        await notebook.until(lambda: notebook.running)
+        await asyncio.sleep(1.5)
+        assert notebook.most == 1
+        notebook.gate.set()
+        await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
     assert notebook.notes == [("ran", "x", 1)]
 
 
@@ -235,13 +246,12 @@ async def test_a_claim_that_was_lost_is_not_ended_by_who_lost_it(
 async def test_two_processes_never_run_a_job_twice(
     embedded_settings: Settings, notebook: Notebook
 ) -> None:
-    async with opened(embedded_settings) as one, opened(embedded_settings) as other:
-        async with embedded.run_jobs(one), embedded.run_jobs(other):
-            for name in range(60):
-                await enqueue((one, other)[name % 2], "test.record", name=name)
-                one.jobs.arrived.set()
-                other.jobs.arrived.set()
-            await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
+    async with running_twice(embedded_settings) as (one, other):
+        for name in range(60):
+            await enqueue((one, other)[name % 2], "test.record", name=name)
+            one.jobs.arrived.set()
+            other.jobs.arrived.set()
+        await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
     assert sorted(notebook.notes) == [("ran", name, 1) for name in range(60)]
 
 

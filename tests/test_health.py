@@ -246,6 +246,17 @@ async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
     assert headers["content-length"] == str(len(body))
 
 
+async def test_head_fails_where_get_fails() -> None:
+    database = Dependency()
+    database.error = ConnectionRefusedError()
+    health = a_health(a_check(database.check))
+    probes = Probes(health)
+    async with health.running():
+        for path in ("/health", "/health/ready"):
+            status, body, _ = await ask(probes, path, "HEAD")
+            assert (status, body) == (503, b"")
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
 async def test_other_methods_are_refused(method: str) -> None:
     status, body, headers = await ask(Probes(a_health()), "/health/live", method)

@@ -183,9 +183,7 @@ async def test_nothing_is_sent_where_the_server_offers_no_encryption(server: Mai
 
 
 async def test_a_refused_login_keeps_the_message(trusted: tuple[Path, Path]) -> None:
-    with mail_server(
-        tls_context=server_context(*trusted), user="ann", password="s3same"
-    ) as server:
+    with mail_server(tls_context=server_context(*trusted), user="ann", password="s3same") as server:
         login = {"mail_username": "ann", "mail_password": "wr0ng-0ne", "mail_use_tls": True}
         with pytest.raises(MailDelayed) as caught:
             await send(mailer_for(server, **login))
@@ -193,9 +191,7 @@ async def test_a_refused_login_keeps_the_message(trusted: tuple[Path, Path]) -> 
 
 
 async def test_the_health_check_greets_without_a_login(trusted: tuple[Path, Path]) -> None:
-    with mail_server(
-        tls_context=server_context(*trusted), user="ann", password="s3same"
-    ) as server:
+    with mail_server(tls_context=server_context(*trusted), user="ann", password="s3same") as server:
         login = {"mail_username": "ann", "mail_password": "s3same", "mail_use_tls": True}
         await mailer_for(server, **login).check()
         assert server.logins == 0

@@ -90,8 +90,12 @@ class Service:
                 self.open_resources(self.settings, self.health)
             )
             gauges = partial(refresh_gauges, resources, self.layer)
-            samples = metrics.sample_forever(gauges), self.details.sample_forever()
-            await stack.enter_async_context(background(*samples, count_jobs(resources)))
+            samples = (
+                metrics.sample_forever(gauges),
+                self.details.sample_forever(),
+                count_jobs(resources, self.health),
+            )
+            await stack.enter_async_context(background(*samples))
             if self.settings.embedded:
                 # Imported here: a web process beside PostgreSQL has no use for image libraries.
                 from service.embedded import run_jobs  # noqa: PLC0415

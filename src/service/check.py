@@ -1,13 +1,14 @@
 """`service check --connect`: does the configuration hold against the real dependencies?"""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 
-import asyncpg
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import text
 
 from service import system
-from service.database import make_heartbeat
+from service.database import Database, open_database
+from service.database_errors import root
 from service.database_url import engine_url
 from service.mail import Mailer
 from service.migrate import current_revision, outdated
@@ -42,27 +43,19 @@ async def _within(
     except TimeoutError:
         given = f"no answer in {CONNECT_SECONDS} s"
     except Exception as error:
-        given = type(error).__name__  # its text may repeat hosts, users or more
+        given = type(root(error)).__name__  # its text may repeat hosts, users or more
     return [Problem(variable, "connection", "a server that answers", given)]
 
 
 async def _database(settings: Settings) -> list[Problem]:
-    heartbeat = make_heartbeat(settings)
-    try:
-        await heartbeat.beat()
-    finally:
-        heartbeat.abort()
-    engine = create_async_engine(engine_url(settings))
-    try:
-        problems = list(_schema(await current_revision(engine)))
-        if engine.dialect.name == "postgresql":
-            async with engine.connect() as connection:
-                raw = (await connection.get_raw_connection()).driver_connection
-                assert isinstance(raw, asyncpg.Connection)
-                problems += await _pool_fits(settings, raw)
+    url = engine_url(settings)
+    if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
+        return list(_schema(None))  # connecting would make the file
+    async with open_database(settings) as database:
+        problems = list(_schema(await current_revision(database.engine)))
+        if database.is_postgresql:
+            problems += await _pool_fits(settings, database)
         return problems
-    finally:
-        await engine.dispose()
 
 
 def _schema(revision: str | None) -> Iterator[Problem]:
@@ -73,16 +66,15 @@ def _schema(revision: str | None) -> Iterator[Problem]:
         )
 
 
-async def _pool_fits(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
-) -> list[Problem]:
+async def _pool_fits(settings: Settings, database: Database) -> list[Problem]:
     """This replica's pools, and a health connection a worker, within what the server has."""
-    most = int(await connection.fetchval("SHOW max_connections"))
-    kept = int(await connection.fetchval("SHOW superuser_reserved_connections"))
+    async with database.reading() as connection:
+        most = int(await connection.scalar(text("SHOW max_connections")))
+        most -= int(await connection.scalar(text("SHOW superuser_reserved_connections")))
     needed = system.web_workers(settings) * (settings.database_pool_size + 1)
-    if needed <= most - kept:
+    if needed <= most:
         return []
-    expected = f"web workers x (pool + 1) of at most {most - kept}, what the server has"
+    expected = f"web workers x (pool + 1) of at most {most}, what the server has"
     return [Problem("DATABASE_POOL_SIZE", "connection", expected, f"{needed}")]
 
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging.config
+import os
 import sys
 
 from service import logs
@@ -11,15 +12,25 @@ from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, lo
 from service.sources import Problem
 
 EX_UNAVAILABLE = 69  # sysexits.h
+EX_BROKEN_PIPE = 141  # what a shell says of a process that SIGPIPE ended
 
 
 def run(command: str, arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    try:
+        code = _run(command, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # As `service settings | head` does. What Python would still flush at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EX_BROKEN_PIPE
+    return code
+
+
+def _run(command: str, arguments: list[str]) -> int:
     options = _parser(command).parse_args(arguments)
     try:
-        loaded = load(
-            command_line=_assignments(options.set), deploy=getattr(options, "deploy", False)
-        )
+        loaded = load(command_line=dict(options.set), deploy=getattr(options, "deploy", False))
     except ConfigurationError as error:
         return _refuse(error.problems, getattr(options, "format", "text"))
     if command == "settings":
@@ -33,8 +44,10 @@ def run(command: str, arguments: list[str]) -> int:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"service {command}")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser = argparse.ArgumentParser(prog=f"service {command}", allow_abbrev=False)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", type=_assignment
+    )
     if command in ("check", "settings"):
         parser.add_argument("--format", choices=("text", "json"), default="text")
     if command == "check":
@@ -43,9 +56,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _assignments(given: list[str]) -> dict[str, str]:
-    pairs = (item.partition("=") for item in given)
-    return {name: value for name, _, value in pairs}
+def _assignment(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not name or not equals:
+        # Without the text, which may be a secret on its way to the wrong place.
+        raise argparse.ArgumentTypeError("expected NAME=VALUE")
+    return name, value
 
 
 def _refuse(problems: tuple[Problem, ...], form: str) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,7 @@ from sqlalchemy import (
     URL,
     DateTime,
     Dialect,
-    Executable,
     MetaData,
-    Row,
     TypeDecorator,
     event,
 )
@@ -29,7 +27,6 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.util import greenlet_spawn
 
 from service.checks import InThread
 from service.database_errors import connecting, translate
@@ -177,24 +174,6 @@ class Database:
             yield connection
         finally:
             await asyncio.shield(connection.close())
-
-    async def fetch_one(
-        self, statement: Executable, parameters: Mapping[str, object]
-    ) -> Row[Any] | None:
-        """The one row of a query, or None: the shortest way, for what every request needs.
-
-        Connect, execute and close share one switch into SQLAlchemy's synchronous code; through
-        `reading()` each has its own, which costs a third more. Raises DatabaseUnavailable.
-        """
-        return await greenlet_spawn(self._fetch_one, statement, parameters)
-
-    def _fetch_one(
-        self, statement: Executable, parameters: Mapping[str, object]
-    ) -> Row[Any] | None:
-        with connecting():
-            connection = self.engine.sync_engine.connect()
-        with connection:
-            return connection.execute(statement, parameters).one_or_none()
 
     @property
     def pool_in_use(self) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import asyncpg
 from sqlalchemy import event
+from sqlalchemy.connectors.asyncio import EmulatedDBAPIException
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -33,6 +34,7 @@ AWAY_SQLITE = frozenset(
 CONNECT_ERRORS = (
     PoolTimeoutError,
     DBAPIError,
+    EmulatedDBAPIException,  # what a connection of the pool raises where nothing wraps it
     OSError,
     TimeoutError,
     asyncpg.PostgresError,
@@ -66,6 +68,21 @@ def connecting() -> Iterator[None]:
     try:
         yield
     except CONNECT_ERRORS as error:
+        raise _unavailable(error) from error
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Around a statement that the driver runs itself: the same as `translate` does for the rest.
+
+    Raises DatabaseUnavailable.
+    """
+    try:
+        yield
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _strip_values(error)
+        if isinstance(error, asyncpg.PostgresError) and not is_away(error):
+            raise
         raise _unavailable(error) from error
 
 

@@ -7,10 +7,12 @@ HTTP library, no `re`, not even `socket` (which builds enums), and none of the a
 import _socket
 import os
 import sys
+import time
 
 from service.sources import DEFAULT_BIND, SourceError, Sources, read_dotenv
 
 TIMEOUT_SECONDS = 3
+MAX_BYTES = 16 * 1024
 STATES = ("live", "ready", "startup")
 UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}
 
@@ -38,15 +40,25 @@ def _connect(bind: str) -> "_socket.socket":
 def _ask(bind: str, path: str, *, tls: bool) -> bytes:
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     sock = _connect(bind)
-    answer = b""
     try:
         if tls:
             return _ask_tls(sock, request)
         sock.sendall(request)
-        while chunk := sock.recv(4096):
-            answer += chunk
+        return _receive(sock)
     finally:
         sock.close()
+
+
+def _receive(sock: "_socket.socket") -> bytes:
+    """What comes until the end, but no more than fits, and within the time for all of it."""
+    answer = b""
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while len(answer) < MAX_BYTES:
+        sock.settimeout(max(0.001, end - time.monotonic()))
+        chunk = sock.recv(4096)
+        if not chunk:
+            break
+        answer += chunk
     return answer
 
 
@@ -59,12 +71,9 @@ def _ask_tls(sock: "_socket.socket", request: bytes) -> bytes:
     context.verify_mode = ssl.CERT_NONE  # it asks itself, and the name is not localhost
     plain = socket.socket(fileno=sock.detach())
     plain.settimeout(TIMEOUT_SECONDS)
-    answer = b""
     with context.wrap_socket(plain) as encrypted:
         encrypted.sendall(request)
-        while chunk := encrypted.recv(4096):
-            answer += chunk
-    return answer
+        return _receive(encrypted)
 
 
 def main(arguments: list[str]) -> int:

@@ -96,7 +96,7 @@ class DrainingServer(Server):
         self.exit_in = exit_in
         self._orphaned = False
         self._end_by = math.inf
-        self._old: list[Any] = []
+        self._old: set[Any] = set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains; SIGINT and SIGQUIT end at once."""
@@ -138,7 +138,7 @@ class DrainingServer(Server):
 
     async def _drain(self, sockets: list[Any] | None) -> None:
         self._announce_close()
-        self._old = [c for c in self.server_state.connections if _is_http(c)]
+        self._old = {c for c in self.server_state.connections if _is_http(c)}
         for cycle in _running(self._old):
             if not cycle.response_started:
                 cycle.keep_alive = False  # its headers will say so
@@ -180,7 +180,7 @@ class DrainingServer(Server):
             if self.lifecycle.draining:
                 return True
             if now < began + self.drain_seconds:
-                return not running and not any(c in connections for c in self._old)
+                return not running and self._old.isdisjoint(connections)
             # Under steady load something always runs: it has to be short.
             return now - min(since.values(), default=now) < SHORT_REQUEST_SECONDS
 
@@ -195,7 +195,7 @@ class DrainingServer(Server):
 
     def _accepted_unread(self) -> bool:
         """Whether a connection accepted during the drain still waits for its first request."""
-        new: Iterable[Any] = self.server_state.connections.difference(self._old)
+        new: Iterable[Any] = self.server_state.connections - self._old
         return any(c.cycle is None for c in new if _is_http(c))
 
     async def _until(self, done: Callable[[], bool], seconds: float = math.inf) -> None:

@@ -146,13 +146,15 @@ def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
     metrics.POOL_IN_USE.set(resources.database.pool_in_use)
 
 
-async def count_jobs(resources: Resources) -> None:
+async def count_jobs(resources: Resources, health: Health) -> None:
     """Keep the queue's gauges fresh; a database that is away leaves them as they are."""
+    database = health.watches["database"]
     statuses: set[str] = {"todo", "doing", "failed"}
     while True:
-        with contextlib.suppress(Exception):
-            counts = await resources.jobs.counts()
-            statuses |= set(counts)
-            for status in statuses:
-                metrics.JOBS.labels(status).set(counts.get(status, 0))
+        if health.passes(database):  # else every try would write another line about the outage
+            with contextlib.suppress(Exception):
+                counts = await resources.jobs.counts()
+                statuses |= set(counts)
+                for status in statuses:
+                    metrics.JOBS.labels(status).set(counts.get(status, 0))
         await asyncio.sleep(JOB_COUNT_SECONDS)

@@ -137,9 +137,9 @@ def _translated(*, missing: type[Exception] = FileNotFoundError) -> Iterator[Non
     """Turns what a backend raises into StorageUnavailable, or `missing` for what is not there."""
     try:
         yield
-    except MISSING as error:
-        raise missing from error
     except (OSError, BaseError) as error:
+        if isinstance(error, MISSING) and missing is not StorageUnavailable:
+            raise missing from error
         log.warning("storage_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
         raise StorageUnavailable from error
 

@@ -4,7 +4,7 @@ with clients connected all the while. A failed request is a failed test.
 
 import contextlib
 import os
-import shutil
+import re
 import signal
 import socket
 import ssl
@@ -536,22 +536,114 @@ def test_a_reload_ends_a_request_that_never_ends(
         assert web.status("/health/live") == 200
 
 
+STUBBORN = """
+import asyncio as _asyncio, time as _time
+exec(compile(open({config!r}).read(), {config!r}, "exec"))
+def post_worker_init(worker):
+    app = worker.wsgi
+    async def stubborn(scope, receive, send):
+        async def send_or_hang(message):
+            if message["type"] == "lifespan.shutdown.complete" and stubborn.hangs:
+                await _asyncio.sleep(3600)
+            await send(message)
+        if scope.get("path") == "/hang":
+            stubborn.hangs = True
+        if scope.get("path") == "/thread":
+            _asyncio.get_running_loop().run_in_executor(None, _time.sleep, 60)
+        await app(scope, receive, send_or_hang)
+    stubborn.hangs = False
+    stubborn.settings, stubborn.lifecycle = app.settings, app.lifecycle
+    worker.wsgi = stubborn
+"""
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path) -> Path:
+    """A configuration whose application hangs at its end, or leaves a thread behind."""
+    config = tmp_path / "stubborn.py"
+    config.write_text(STUBBORN.format(config=str(Web.config)))
+    return config
+
+
+def test_a_worker_that_hangs_at_its_end_ends_itself(
+    make_web: MakeWeb, embedded_environment: Environment, stubborn: Path
+) -> None:
+    """After the grace time, and says where it hung. Gunicorn would kill it when the service ends,
+    but not at a reload."""
+    one = {"WEB_CONCURRENCY": "1", "SHUTDOWN_GRACE_SECONDS": "4"}
+    web = make_web(embedded_environment | one, config=stubborn)
+    [worker] = web.workers()
+    web.get("/hang")
+    web.send_signal(signal.SIGHUP)
+    wait_until(lambda: has_ended(worker), seconds=9)
+    assert "Timeout (0:00:0" in web.log
+    assert web.status("/health/live") == 200
+
+
+def test_a_thread_that_hangs_does_not_hold_up_a_recycled_worker(
+    make_web: MakeWeb, embedded_environment: Environment, stubborn: Path
+) -> None:
+    """All requests are answered, and a single worker's successor is waited for."""
+    one = {"WEB_CONCURRENCY": "1", "MAX_REQUESTS": "5", "MAX_REQUESTS_JITTER": "0"}
+    web = make_web(embedded_environment | one, config=stubborn)
+    [worker] = web.workers()
+    web.get("/thread")
+    while not web.events("worker_draining"):
+        assert web.status("/health/live", timeout=15) == 200
+    wait_until(lambda: has_ended(worker), seconds=9)
+    assert web.status("/health/live") == 200
+
+
+FAILING = """
+import os as _os
+exec(compile(open({config!r}).read(), {config!r}, "exec"))
+def post_worker_init(worker):
+    async def failing(scope, receive, send):
+        raise OSError("the disk is full")
+    if _os.path.exists({flag!r}):
+        failing.settings, failing.lifecycle = worker.wsgi.settings, worker.wsgi.lifecycle
+        worker.wsgi = failing
+"""
+
+
+@pytest.fixture
+def disk_full(tmp_path: Path) -> Path:
+    """While this file is there, no worker can start."""
+    flag = tmp_path / "disk-full"
+    config = tmp_path / "failing.py"
+    config.write_text(FAILING.format(config=str(Web.config), flag=str(flag)))
+    return flag
+
+
+def test_a_service_that_cannot_start_ends(
+    make_web: MakeWeb, embedded_environment: Environment, disk_full: Path
+) -> None:
+    """Once, with Gunicorn's code for it, for the supervisor to see."""
+    disk_full.touch()
+    web = make_web(embedded_environment, config=disk_full.with_name("failing.py"), wait=None)
+    assert web.process
+    assert web.process.wait(20) == 3
+
+
 def test_a_worker_that_cannot_start_does_not_end_the_service(
-    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+    make_web: MakeWeb, embedded_environment: Environment, disk_full: Path
 ) -> None:
     """Where the service has run before, the others serve on and it is tried again."""
-    uploads = tmp_path / "uploads"
-    web = make_web(embedded_environment | {"UPLOAD_FOLDER": str(uploads)})
-    wait_until(lambda: len(web.workers()) == 2 and uploads.is_dir())
-    shutil.rmtree(uploads)
-    uploads.write_text("in the way")
+    web = make_web(embedded_environment, config=disk_full.with_name("failing.py"))
     [first, second] = web.workers()
+    wait_until(lambda: pids_in(web) == {first, second})
+    disk_full.touch()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: web.events("worker_failed_to_start"))
     assert web.status("/health/live") == 200
     assert second in web.workers()
-    uploads.unlink()
-    wait_until(lambda: len(web.workers()) == 2 and uploads.is_dir())
+    disk_full.unlink()
+    wait_until(lambda: len(pids_in(web) - {first, second}) == 1)
+
+
+def pids_in(web: Web) -> set[int]:
+    """The workers whose heart beats."""
+    return set(map(int, re.findall(r'heartbeat[^ ]*pid="([0-9]+)"', web.get("/metrics").text)))
 
 
 # Reloading
@@ -637,7 +729,7 @@ def test_a_second_master_takes_over_without_a_failed_request(
         wait_until(lambda: len(web.events("worker_draining")) == 0 and len(children(master)) == 2)
         wait_until(lambda: len(list((tmp_path / "shm").glob("service-metrics-*"))) == 2)
         new = children(master)
-        wait_until(lambda: all(str(pid) in web.get("/metrics").text for pid in new), seconds=20)
+        wait_until(lambda: pids_in(web) == set(new), seconds=20)
         answered = traffic.answered
         assert web.stop(signal.SIGTERM) == 0
         wait_until(lambda: traffic.answered > answered + 100, seconds=30)

@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from servers import (
-    Postgresql,
-    Worker,
-    clean_environment,
-    run_service,
-    wait_until,
-)
+from api import running_api
+from mail_server import MailServer, mail_server
+from servers import Postgresql, Worker, clean_environment, run_service, wait_until
 from service.database import open_database
 from service.jobs import Jobs
 from service.logs import request_id
@@ -45,9 +42,11 @@ class Rig:
     def enqueue(self, task: str, *, request: str = "", **arguments: Any) -> None:
         async def enqueue() -> None:
             request_id.set(request)
-            async with open_database(Settings(database_url=self.url)) as database:
-                async with database.transaction() as session:
-                    await Jobs(database).enqueue(session, task, **arguments)
+            async with (
+                open_database(Settings(database_url=self.url)) as database,
+                database.transaction() as session,
+            ):
+                await Jobs(database).enqueue(session, task, **arguments)
 
         asyncio.run(enqueue())
 
@@ -243,6 +242,63 @@ def test_a_late_end_does_not_remove_the_job_from_under_who_runs_it_now(rig: Rig)
     assert rig.jobs()[0].startswith("test.last|")
     second.stop(signal.SIGKILL)
     rig.wait_for_note("gave-up x JobAbandoned", seconds=15)
+
+
+async def upload(settings: Settings) -> str:
+    """The id of an item that waits to be processed."""
+    async with running_api(settings) as api:
+        item = await api.upload(await api.signed_in("ann@example.org"), b"hello", "hello.txt")
+        return UUID(item["id"]).hex
+
+
+@pytest.fixture
+def mail() -> Iterator[MailServer]:
+    with mail_server() as server:
+        yield server
+
+
+def mail_settings(server: MailServer) -> dict[str, str]:
+    return {
+        "MAIL_SERVER": "127.0.0.1",
+        "MAIL_PORT": str(server.port),
+        "MAIL_USE_TLS": "false",
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_an_upload_whose_worker_was_lost_has_one_effect_and_one_mail(
+    rig: Rig, server_settings: Settings, mail: MailServer, number: signal.Signals
+) -> None:
+    item_id = asyncio.run(upload(server_settings))
+    environment = mail_settings(mail) | {"INSPECT_SECONDS": "2"}
+    lost = rig.worker(**environment)
+    rig.wait_for_note("inspects")
+    lost.send_signal(number)
+    other = rig.worker(**environment)
+    wait_until(lambda: rig.notes.count("inspects") == 2, seconds=15)
+    if number == signal.SIGSTOP:
+        lost.send_signal(signal.SIGCONT)
+        lost.wait_for("attempt_superseded")
+    wait_until(lambda: mail.contents)
+    rig.wait_until_done()
+    status = rig.psql("SELECT status, attempt FROM media_items")
+    assert status == "ready|2"
+    assert [str(message["Message-ID"]) for message in mail.messages] == [
+        f"<media-{item_id}@localhost>"
+    ]
+    assert len(other.lines("media_processed")) == 1
+
+
+def test_an_upload_that_cannot_be_processed_ends_failed_with_a_reason(
+    rig: Rig, server_settings: Settings, mail: MailServer
+) -> None:
+    asyncio.run(upload(server_settings))
+    rig.worker(**mail_settings(mail), INSPECT_SECONDS="-1")
+    wait_until(lambda: rig.jobs() == ["media.process|failed|5"], seconds=30)
+    status, reason = rig.psql("SELECT status, reason FROM media_items").split("|")
+    assert (status, bool(reason)) == ("failed", True)
+    wait_until(lambda: mail.contents)
+    assert mail.messages[0]["Subject"] == "Your upload could not be processed"
 
 
 def test_a_worker_outlives_a_restart_of_postgresql(

@@ -18,6 +18,7 @@ from service.accounts.models import Account, Token
 from service.accounts.passwords import verify_password
 from service.accounts.registration import find_by_email
 from service.errors import ServiceError
+from service.lookup import Lookup
 from service.resources import Resources, provide
 
 TOKEN_BYTES = 32
@@ -92,7 +93,7 @@ async def log_out(resources: Resources, identity: Identity) -> None:
 
 
 # Built once: composing it costs more than running it.
-_WHO = (
+_WHO = Lookup(
     select(Account.id, Account.email, Account.created_at)
     .join(Token, Token.account_id == Account.id)
     .where(Token.digest == bindparam("digest"), Token.expires_at > bindparam("now"))
@@ -102,11 +103,11 @@ _WHO = (
 async def authenticate(resources: Resources, token: str) -> Identity:
     """The account of a bearer token. Raises TokenInvalid."""
     found = digest(token)
-    parameters = {"digest": found, "now": datetime.now(UTC)}
-    row = await resources.database.fetch_one(_WHO, parameters)
+    row = await _WHO.one(resources.database, digest=found, now=datetime.now(UTC))
     if row is None:
         raise TokenInvalid
-    return Identity(row.id, row.email, row.created_at, found)
+    account_id, email, created_at = row
+    return Identity(account_id, email, created_at, found)
 
 
 class _Bearer(OAuth2PasswordBearer):

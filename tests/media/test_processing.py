@@ -1,0 +1,233 @@
+"""What becomes of an upload, on both back ends: the task is run here, without a worker."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select
+
+from api import Api, Headers, running_api
+from pictures import gif_of, halves, saved, turned
+from service.jobs import Job
+from service.media import inspection, tasks
+from service.media.images import Inspected
+from service.media.inspection import InspectionFailed
+from service.media.models import MediaItem
+from service.outbox import Mail
+from service.settings import Settings
+from service.storage import StorageUnavailable
+
+pytestmark = pytest.mark.anyio
+
+PNG = saved(halves((400, 200)), "PNG")
+
+
+@pytest.fixture
+async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    """The application where nothing is processed until a test does it."""
+    monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
+    async with running_api(settings) as api:
+        yield api
+
+
+async def _nothing(_: Any) -> None:
+    return None
+
+
+async def process(api: Api, item_id: str, attempt: int = 1) -> None:
+    await tasks.process(api.resources, job(item_id, attempt))
+
+
+def job(item_id: str, attempt: int = 1) -> Job:
+    return Job(1, tasks.PROCESS, attempt, {"item_id": item_id})
+
+
+async def get(api: Api, headers: Headers, item_id: str) -> dict[str, Any]:
+    return dict((await api.client.get(f"/api/media/{item_id}", headers=headers)).json())
+
+
+async def mails(api: Api) -> list[Mail]:
+    async with api.resources.database.transaction() as session:
+        return list(await session.scalars(select(Mail)))
+
+
+async def test_an_upload_becomes_ready_with_facts_and_one_mail(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG, "photo.png", title="My photo")
+    assert (item["status"], item["progress"], item["sha256"]) == ("received", 0, None)
+    await process(quiet, item["id"])
+    done = await get(quiet, headers, item["id"])
+    assert (done["status"], done["progress"], done["reason"]) == ("ready", 100, None)
+    assert (done["content_type"], done["width"], done["height"]) == ("image/png", 400, 200)
+    assert len(done["sha256"]) == 64
+    assert done["thumbnail_url"] == f"/media/{item['id']}/thumbnail"
+    assert done["updated_at"] > done["created_at"]
+    (mail,) = await mails(quiet)
+    assert (mail.recipient, mail.subject) == ("ada@example.org", "Your upload is ready")
+    assert mail.text == "My photo\n"
+
+
+async def test_what_is_no_image_becomes_ready_without_a_thumbnail(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, b"%PDF-1.7\n", "paper.pdf")
+    await process(quiet, item["id"])
+    done = await get(quiet, headers, item["id"])
+    assert (done["status"], done["content_type"]) == ("ready", "application/pdf")
+    assert (done["width"], done["height"], done["thumbnail_url"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (PNG[:200], "The image is damaged."),
+        (gif_of(60000, 60000), "The image has more than 50,000,000 pixels."),
+    ],
+)
+async def test_what_cannot_be_processed_becomes_failed_with_the_reason_and_one_mail(
+    quiet: Api, content: bytes, reason: str
+) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, content, "photo.png")
+    await process(quiet, item["id"])
+    done = await get(quiet, headers, item["id"])
+    assert (done["status"], done["reason"]) == ("failed", reason)
+    (mail,) = await mails(quiet)
+    assert mail.subject == "Your upload could not be processed"
+    assert mail.text == f"photo.png\n{reason}\n"
+
+
+async def test_processing_again_changes_nothing_and_mails_nobody(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await process(quiet, item["id"])
+    first = await get(quiet, headers, item["id"])
+    await process(quiet, item["id"], attempt=2)
+    assert await get(quiet, headers, item["id"]) == first
+    assert len(await mails(quiet)) == 1
+
+
+async def test_two_workers_at_once_have_one_effect(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await asyncio.gather(*(process(quiet, item["id"]) for _ in range(4)))
+    assert (await get(quiet, headers, item["id"]))["status"] == "ready"
+    assert len(await mails(quiet)) == 1
+
+
+async def test_a_worker_that_was_frozen_does_not_overrule_the_one_after_it(
+    quiet: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    began, thawed = asyncio.Event(), asyncio.Event()
+
+    async def frozen(_: Any) -> Inspected:
+        began.set()
+        await thawed.wait()
+        return Inspected(b"\0" * 32, "text/plain")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "inspect", frozen)
+        first = asyncio.create_task(process(quiet, item["id"]))
+        await began.wait()
+    await process(quiet, item["id"], attempt=2)
+    thawed.set()
+    await first
+    done = await get(quiet, headers, item["id"])
+    assert (done["status"], done["content_type"]) == ("ready", "image/png")
+    assert len(await mails(quiet)) == 1
+
+
+async def test_an_item_that_is_gone_is_nothing_to_do(quiet: Api) -> None:
+    await process(quiet, str(uuid4()))
+    assert await mails(quiet) == []
+
+
+async def test_giving_up_tells_the_owner_without_the_cause(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await tasks.give_up(quiet.resources, job(item["id"], 5), RuntimeError("a secret cause"))
+    done = await get(quiet, headers, item["id"])
+    assert (done["status"], done["reason"]) == ("failed", "The file could not be processed.")
+    (mail,) = await mails(quiet)
+    assert "secret" not in mail.text
+
+
+async def test_giving_up_late_leaves_what_is_ready(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await process(quiet, item["id"])
+    await tasks.give_up(quiet.resources, job(item["id"], 5), RuntimeError())
+    assert (await get(quiet, headers, item["id"]))["status"] == "ready"
+
+
+async def test_an_inspection_that_somebody_ended_is_left_to_the_next_attempt(
+    quiet: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "COMMAND", ("sh", "-c", "kill -9 $$"))
+        with pytest.raises(InspectionFailed):
+            await process(quiet, item["id"])
+    assert (await get(quiet, headers, item["id"]))["status"] == "processing"
+    await process(quiet, item["id"], attempt=2)
+    assert (await get(quiet, headers, item["id"]))["status"] == "ready"
+
+
+async def test_a_store_that_is_away_is_waited_for(
+    quiet: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    away = replace(quiet.resources, storage=Away())  # type: ignore[arg-type]
+    with pytest.raises(StorageUnavailable):
+        await tasks.process(away, job(item["id"]))
+    await process(quiet, item["id"], attempt=1)
+    assert (await get(quiet, headers, item["id"]))["status"] == "ready"
+
+
+class Away:
+    async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        raise StorageUnavailable
+        yield b""
+
+
+async def test_bytes_that_are_lost_are_an_error_of_the_attempt(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await quiet.resources.storage.delete(f"{UUID(item['id']).hex}/original")
+    with pytest.raises(FileNotFoundError):
+        await process(quiet, item["id"])
+
+
+async def test_an_attempt_that_was_cut_off_behind_the_thumbnail_is_made_good(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    key = f"{UUID(item['id']).hex}/thumbnail"
+    await quiet.resources.storage.put(key, io.BytesIO(b"half of one"))
+    await process(quiet, item["id"], attempt=2)
+    answer = await quiet.client.get(f"/media/{item['id']}/thumbnail", headers=headers)
+    assert answer.content.startswith(b"RIFF")
+
+
+async def test_the_embedded_jobs_do_it_by_themselves(embedded_api: Api) -> None:
+    headers = await embedded_api.signed_in()
+    item = await embedded_api.upload(headers, turned(6), "photo.jpg")
+    done = await embedded_api.done(headers, item["id"])
+    assert (done["status"], done["width"], done["height"]) == ("ready", 40, 80)
+
+
+async def test_an_id_in_the_mail_key_makes_a_second_mail_impossible(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await process(quiet, item["id"])
+    async with quiet.resources.database.transaction() as session:
+        row = (await session.scalars(select(MediaItem))).one()
+        row.status = "processing"
+    await process(quiet, item["id"], attempt=2)
+    assert len(await mails(quiet)) == 1
