@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 import asyncpg
 from sqlalchemy import event
-from sqlalchemy.connectors.asyncio import EmulatedDBAPIException
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, EmulatedDBAPIException
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 

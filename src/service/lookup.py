@@ -41,11 +41,10 @@ class Lookup:
         ordered = [values[name] for name in self._compiled.positiontup or ()]
         with connecting():
             connection = database.engine.sync_engine.raw_connection()
+        driver: Any = connection.driver_connection
         try:
             with running():
-                return await_(
-                    connection.driver_connection.fetchrow(self._compiled.string, *ordered)
-                )
+                return await_(driver.fetchrow(self._compiled.string, *ordered))
         except BaseException:
             connection.invalidate()  # whatever state it is in, nobody else shall have it
             raise
