@@ -1,5 +1,6 @@
 """The web application: settings in, ASGI out. Imports and wiring, nothing else."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -28,6 +29,8 @@ from service.resources import (
 )
 from service.routing import add_routes
 from service.settings import Settings, load
+
+log = logging.getLogger(__name__)
 
 ROUTERS = (
     service.accounts.routes.router,
@@ -85,6 +88,8 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        if self.settings.otel_exporter_otlp_endpoint.get_secret_value():
+            log.warning("tracing_is_not_built")
         async with AsyncExitStack() as stack:
             resources = await stack.enter_async_context(
                 self.open_resources(self.settings, self.health)

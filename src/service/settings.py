@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     docs_enabled: fields.Flag = True
     """Serve `/docs` and `/openapi.json`"""
     otel_exporter_otlp_endpoint: fields.WebUrl = SecretUrl("")
-    """Traces are sent here; tracing is off without it"""
+    """Where traces are to go; this release sends none and says so in its log"""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
