@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from asgi import lifespan
 
+from asgi import lifespan
 from service.app import create_app
 from service.settings import Settings
 
