@@ -13,7 +13,8 @@ from starlette.responses import StreamingResponse
 
 from api import Api, assert_problem, running_api
 from servers import free_port
-from service.errors import ServiceError
+from service.errors import ServiceError, phrase
+from service.fields import SecretUrl
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +84,44 @@ async def test_405_names_every_method_of_the_path(
     answer = await embedded_api.client.request(method, path)
     assert_problem(answer, 405)
     assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a b", "@", "localhost:x", "\u00e4"])
+async def test_an_odd_host_is_no_error_where_every_host_is_answered(
+    embedded_settings: Settings, host: str
+) -> None:
+    settings = embedded_settings.model_copy(update={"allowed_hosts": ("*",)})
+    async with running_api(settings) as api:
+        for method, path, status in (("PUT", "/login", 405), ("GET", "/x", 404)):
+            headers = {"Host": host.encode()}
+            assert_problem(await api.client.request(method, path, headers=headers), status)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more"),
+    [
+        ("POST", "/api/accounts", {"json": ACCOUNT}),
+        ("POST", "/login", {"data": {"username": "ada@example.org", "password": SECRET}}),
+        ("POST", "/logout", {}),
+        ("GET", "/api/accounts/me", {}),
+        ("GET", "/api/media", {}),
+        ("POST", "/api/media", {"files": {"file": b"hello"}}),
+        ("GET", ITEM, {}),
+        ("GET", f"{BYTES}/name", {}),
+        ("GET", f"{BYTES}/thumbnail", {}),
+    ],
+)
+async def test_a_database_that_is_away_is_503_and_soon(
+    embedded_settings: Settings, method: str, path: str, more: dict[str, Any]
+) -> None:
+    url = SecretUrl(f"postgresql://service:{SECRET}@127.0.0.1:{free_port()}/service")
+    settings = embedded_settings.model_copy(update={"database_url": url})
+    async with running_api(settings) as api, asyncio.timeout(10):
+        headers = {"Authorization": "Bearer x"}
+        answer = await api.client.request(method, path, headers=headers, **more)
+    assert_problem(answer, 503)
+    assert int(answer.headers["retry-after"]) > 0
+    assert SECRET not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/api/media/", "//api/media", "/API/media", "/api/media/%2e%2e"])
@@ -297,3 +336,21 @@ async def test_docs_can_be_hidden(embedded_settings: Settings) -> None:
     async with running_api(settings) as api:
         for path in ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"):
             assert_problem(await api.client.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [
+        (400, "Bad Request"),
+        (404, "Not Found"),
+        (413, "Content Too Large"),
+        (416, "Range Not Satisfiable"),
+        (421, "Misdirected Request"),
+        (422, "Unprocessable Content"),
+        (500, "Internal Server Error"),
+        (503, "Service Unavailable"),
+        (599, "Error"),
+    ],
+)
+def test_a_status_has_the_name_of_rfc_9110_on_every_python(status: int, title: str) -> None:
+    assert phrase(status) == title

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from service.database import open_database
 from service.errors import Unavailable
 from service.jobs import Job, Jobs, Outcome, Task, execute
-from service.logs import request_id
+from service.logs import request_id, trace_id
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -86,14 +86,19 @@ async def test_several_jobs_of_a_transaction_keep_their_order(jobs: Jobs) -> Non
     assert [arguments["number"] for _, arguments in await queued(jobs)] == list(range(20))
 
 
-async def test_a_job_carries_the_id_of_its_request(jobs: Jobs) -> None:
-    token = request_id.set("0123456789abcdef")
-    try:
+async def test_a_job_carries_the_ids_of_its_request(jobs: Jobs) -> None:
+    async def request() -> None:
+        request_id.set("0123456789abcdef")
+        trace_id.set("4bf92f3577b34da6a3ce929d0e0e4736")
         async with jobs.database.transaction() as session:
             await jobs.enqueue(session, "test.task")
-    finally:
-        request_id.reset(token)
-    assert await queued(jobs) == [("test.task", {"request_id": "0123456789abcdef"})]
+
+    await asyncio.create_task(request())
+    expected = {
+        "request_id": "0123456789abcdef",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    }
+    assert await queued(jobs) == [("test.task", expected)]
 
 
 async def test_jobs_are_counted_by_status(jobs: Jobs) -> None:
@@ -179,14 +184,15 @@ async def test_a_cancelled_run_has_no_outcome() -> None:
     assert script.given_up == []
 
 
-async def test_a_run_has_the_id_of_its_request_in_the_log() -> None:
+async def test_a_run_has_the_ids_of_its_request_in_the_log() -> None:
     seen = []
 
     async def run(resources: Any, job: Job) -> None:
-        seen.append(request_id.get())
+        seen.append((request_id.get(), trace_id.get()))
 
-    await asyncio.create_task(execute(Task("test.task", run), None, attempt(1)))
-    assert seen == ["r-1"]
+    job = Job(7, "test.task", 1, {"request_id": "r-1", "trace_id": "t-1"})
+    await asyncio.create_task(execute(Task("test.task", run), None, job))
+    assert seen == [("r-1", "t-1")]
     assert request_id.get() == ""
 
 

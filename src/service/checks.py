@@ -16,8 +16,6 @@ from service import metrics
 
 log = logging.getLogger(__name__)
 
-LATE_SECONDS = 0.05
-
 
 class CheckExited(Exception):
     """A check called for the end of the process, which it must not decide."""
@@ -104,7 +102,7 @@ class Watch:
         began = time.monotonic()
         run = asyncio.create_task(self._run(), name=f"run of check {self.check.name}")
         try:
-            await self._wait(run, began)
+            await asyncio.wait({run}, timeout=self.check.timeout_seconds)
         finally:
             if not run.done():
                 self._give_up(run)
@@ -121,13 +119,6 @@ class Watch:
             return await self.check.run()
         except SystemExit as error:  # asyncio would let it through, past everybody
             raise CheckExited from error
-
-    async def _wait(self, run: asyncio.Task[object], began: float) -> None:
-        timeout_seconds = self.check.timeout_seconds
-        await asyncio.wait({run}, timeout=timeout_seconds)
-        if not run.done() and time.monotonic() - began > timeout_seconds + LATE_SECONDS:
-            # The loop was held up, and then runs its timers before it reads what has arrived.
-            await asyncio.wait({run}, timeout=LATE_SECONDS)
 
     def _give_up(self, run: asyncio.Task[object]) -> None:
         """Let go of the driver's resources first, then cancel; never wait for either."""

@@ -73,17 +73,14 @@ class PoolExhausted(Exception):
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Says goodbye without waiting, and is dropped where a statement is given up or cancelled.
+    """Says goodbye without waiting, also where a statement was given up or cancelled.
 
-    asyncpg would wait for an answer to either, which never comes from a server that is frozen. What
-    a statement that was given up does meanwhile ends at its statement_timeout.
+    asyncpg would wait for an answer, which never comes from a server that is frozen. What such a
+    statement does meanwhile ends at its statement_timeout.
     """
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
         self.terminate()
-
-    def _cancel_current_command(self, *_waiters: Any) -> None:
-        self._loop.call_soon(self.terminate)
 
 
 def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:

@@ -92,10 +92,7 @@ def _on_error(context: ExceptionContext) -> BaseException | None:
     _strip_values(error)
     if context.sqlalchemy_exception is not None:
         _strip_values(context.sqlalchemy_exception)
-    if isinstance(error, TimeoutError):
-        # The driver gave up on a server that does not answer and dropped this connection.
-        context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = False
+    # A driver's TimeoutError, for a server that does not answer, is a disconnect to SQLAlchemy.
     return _unavailable(error) if context.is_disconnect or is_away(error) else None
 
 

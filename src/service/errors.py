@@ -16,6 +16,12 @@ log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 NO_REQUEST_ID = "-"
+# RFC 9110's names, of which Python 3.13 is the first to know.
+RENAMED = {
+    413: "Content Too Large",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 CLIENT_CLOSED_REQUEST = 499  # nginx's number, for logs and metrics: nobody is there to read it
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -49,7 +55,7 @@ class Unavailable(ServiceError):
 def phrase(status: int) -> str:
     """The standard title of an HTTP status."""
     try:
-        return http.HTTPStatus(status).phrase
+        return RENAMED.get(status) or http.HTTPStatus(status).phrase
     except ValueError:
         return "Error"
 
@@ -108,7 +114,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 def allowed_methods(request: Request) -> str:
     """Every method of a path, for `Allow`: the router names those of the first route that fits."""
-    path = request.url.path
+    path = request.scope["path"]  # request.url fails where the Host header is no host
     routes = iter_route_contexts(request.app.routes)
     fitting = (route.methods or () for route in routes if route.path_regex.match(path))
     return ", ".join(sorted({method for methods in fitting for method in methods}))

@@ -56,9 +56,18 @@ SELECT id, task_name, {WAKE} FROM freed
 """  # noqa: S608
 
 
+HEARTBEAT = (
+    "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker)s RETURNING id"
+)
+
+
 class Queue(JobManager):
-    """Ends each job as its run's Outcome says. `broken` is set where that could not be recorded:
-    only a new registration of the worker makes such a job free again."""
+    """Ends each job as its run's Outcome says.
+
+    `broken` is set where only a new registration of the worker helps: a job's end could not be
+    recorded, or a heartbeat, or the worker was struck off while it was frozen. procrastinate's own
+    worker would go on without a heartbeat, and all its jobs would be run by others as well.
+    """
 
     def __init__(self, connector: BaseConnector) -> None:
         super().__init__(connector)
@@ -93,6 +102,15 @@ class Queue(JobManager):
             query, job=job.id, worker=job.worker_id, attempts=job.attempts, **more
         )
         return bool(rows)
+
+    async def update_heartbeat(self, worker_id: int) -> None:
+        """Called every few seconds."""
+        try:
+            alive = await self.connector.execute_query_all_async(HEARTBEAT, worker=worker_id)
+        except ConnectorException:
+            alive = []
+        if not alive:
+            self.broken.set()
 
     async def rescue(self, dead_after_seconds: float) -> None:
         """Free the jobs of workers without a heartbeat: without this they are stuck for good.

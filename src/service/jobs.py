@@ -31,11 +31,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service import metrics
 from service.database import Base, Database, UtcDateTime
 from service.errors import Unavailable
-from service.logs import request_id
+from service.logs import request_id, trace_id
 
 log = logging.getLogger(__name__)
 
 QUEUE = "default"
+ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for its log lines
 MAX_DELAY_SECONDS = 3600
 OUTAGE_DELAY_SECONDS = 5
 UNKNOWN_DELAY_SECONDS = 60
@@ -93,8 +94,9 @@ UNKNOWN = Outcome("again", UNKNOWN_DELAY_SECONDS, counted=False)  # for a newer 
 
 
 async def execute(task: Task, resources: Any, job: Job) -> Outcome:
-    """Run a task once, with its request's id in the log. Raises nothing but CancelledError."""
-    request_id.set(str(job.arguments.get("request_id", "")))
+    """Run a task once, with its request's ids in the log. Raises nothing but CancelledError."""
+    for name, variable in ORIGIN.items():
+        variable.set(str(job.arguments.get(name, "")))
     extra = {"task": task.name, "job": job.id, "attempt": job.attempt}
     try:
         if job.attempt > task.max_attempts:
@@ -167,8 +169,9 @@ class Jobs:
 
     async def enqueue(self, session: AsyncSession, task: str, **arguments: Any) -> None:
         """Add a job that exists if, and as soon as, the session's transaction commits."""
-        if request := request_id.get():
-            arguments["request_id"] = request
+        arguments |= {
+            name: origin for name, variable in ORIGIN.items() if (origin := variable.get())
+        }
         if self.database.is_postgresql:
             values = {"queue": QUEUE, "task": task, "arguments": json.dumps(arguments)}
             await session.execute(DEFER, values)

@@ -84,15 +84,14 @@ def _engine(settings: Settings) -> AsyncEngine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, hide_parameters=True)
 
-    # Python's driver would commit each change of the schema by itself, and a process that is killed
-    # between two of them would leave what no later run can go on from.
     @event.listens_for(engine.sync_engine, "connect")
-    def leave_transactions_alone(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
+    def configure(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")  # here, where nobody else has the file open
         cursor.close()
 
+    # Python's driver begins none for a change of the schema: each would be committed by itself, and
+    # a process that is killed between two would leave what no later run can go on from.
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")

@@ -45,7 +45,8 @@ POOL_SECONDS = 5.0  # longest wait for a connection
 MAX_PAUSE_SECONDS = 30.0  # between two attempts where the health check passes and work fails
 STABLE_SECONDS = 60.0
 # A partner that vanished without a word is noticed within about ten seconds.
-KEEPALIVE = {
+CONNECTION = {
+    "application_name": "service-worker",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -149,7 +150,7 @@ class Worker:
         concurrency = self.settings.job_concurrency
         pool = AsyncConnectionPool(
             libpq_url(self.settings),
-            kwargs={"connect_timeout": self._connect_seconds, **KEEPALIVE},
+            kwargs={"connect_timeout": self._connect_seconds, **CONNECTION},
             min_size=1,
             max_size=concurrency + 2,
             timeout=POOL_SECONDS,

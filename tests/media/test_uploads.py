@@ -15,10 +15,13 @@ from pydantic import ByteSize
 from sqlalchemy import func, select
 
 from api import Api, Headers, assert_problem, running_api
+from servers import Postgresql
 from service.database_errors import DatabaseUnavailable
+from service.fields import SecretUrl
 from service.media.models import MediaItem
 from service.media.uploads import MAX_FIELDS
 from service.middleware import FORM_OVERHEAD_BYTES
+from service.migrate import migrate
 from service.resources import Resources
 from service.settings import Settings
 from service.storage import StorageUnavailable
@@ -397,6 +400,26 @@ async def test_a_database_that_goes_away_after_the_bytes_were_stored_is_503(
     assert len(stored(api)) == 1
     (line,) = [line for line in log_lines if line["message"] == "upload_without_row"]
     assert UUID(line["media_id"]).hex in str(stored(api)[0])
+
+
+async def test_a_database_server_that_stops_after_the_bytes_were_stored_is_503(
+    own_postgresql: Postgresql, server_settings: Settings
+) -> None:
+    url = SecretUrl(own_postgresql.new_database())
+    settings = server_settings.model_copy(update={"database_url": url})
+    await migrate(settings)
+
+    class Stopping:
+        async def put(self, key: str, file: IO[bytes]) -> None:
+            own_postgresql.stop()
+
+    def stopping(resources: Resources) -> Resources:
+        return replace(resources, storage=Stopping())  # type: ignore[arg-type]
+
+    async with running_api(settings, change=stopping) as api:
+        answer = await send(api, form(FILE))
+        assert_problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
 
 
 async def test_a_row_and_its_job_come_together_or_not_at_all(

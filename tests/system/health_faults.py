@@ -207,7 +207,8 @@ class Namespaces:
     @classmethod
     def make(cls) -> Namespaces:
         """Raises CalledProcessError or FileNotFoundError where the machine has none."""
-        made = cls(f"health-near-{os.getpid()}", f"health-far-{os.getpid()}")
+        _remove_orphans()
+        made = cls(f"service-near-{os.getpid()}", f"service-far-{os.getpid()}")
         try:
             made._make()
         except BaseException:
@@ -236,6 +237,14 @@ class Namespaces:
 
     def mend(self) -> None:
         _run("ip", "-n", self.far, "route", "del", "blackhole", self.near_address)
+
+
+def _remove_orphans() -> None:
+    """Namespaces of test runs that were killed."""
+    for path in Path("/run/netns").glob("service-*-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            subprocess.run(["ip", "netns", "del", path.name], capture_output=True)
 
 
 def _run(*command: str) -> None:

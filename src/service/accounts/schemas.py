@@ -20,7 +20,11 @@ def _encodable(password: SecretStr) -> SecretStr:
 
 Email = Annotated[
     str,
-    Field(max_length=addresses.MAX_CHARACTERS, examples=["ada@example.org"]),
+    Field(
+        max_length=addresses.MAX_CHARACTERS,
+        examples=["ada@example.org"],
+        json_schema_extra={"format": "email"},
+    ),
     AfterValidator(addresses.normalise),
 ]
 # NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
