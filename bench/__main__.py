@@ -11,10 +11,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 def main(names: list[str]) -> int:
     """Run all benchmarks, or those named. Returns 1 where a bound is missed."""
-    from servers import Postgresql, RedisServer, running
-
     from bench import process, requests
     from bench.table import Row, show, write
+    from servers import Postgresql, RedisServer, running
 
     os.environ["PYTHONPATH"] = f"{ROOT}/src{os.pathsep}{ROOT}"
     with tempfile.TemporaryDirectory(prefix="service-bench-") as name:

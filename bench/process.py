@@ -13,9 +13,10 @@ from typing import Any
 
 import httpx2 as httpx
 import psutil
-from servers import Postgresql, RedisServer, Web, run_service, running, wait_until
 
+from bench.account import Bearer
 from bench.table import Row
+from servers import Postgresql, RedisServer, Web, run_service, running, wait_until
 
 CALLS = 20_000
 UPLOAD_BYTES = 16 * 1024 * 1024
@@ -25,7 +26,6 @@ PARALLEL_UPLOADS = 4
 def probes(directory: Path) -> list[Row]:
     """Microseconds of live and ready, called as ASGI inside one process, from cached results."""
     from asgi import lifespan
-
     from service.app import create_app
     from service.migrate import migrate
     from service.settings import Settings
@@ -148,18 +148,19 @@ def upload(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[
     web = Web(directory / "upload", environment)
     web.directory.mkdir(parents=True)
     run_service("migrate", environment=web.variables(), cwd=web.directory)
-    token = _token(postgresql, url.rpartition("/")[2])
+    bearer = Bearer()
+    bearer.insert(postgresql, url)
     path = directory / "16MiB.bin"
     path.write_bytes(os.urandom(UPLOAD_BYTES))
     values = []
     with running(web, wait="/health/ready"):
         [worker] = web.workers()
         for _ in range(2):  # warm up: code, pools and threads are not the upload's
-            _send(web, token, path)
+            _send(web, bearer, path)
         for _ in range(5):
             before = _reset_peak(worker)
             threads = [
-                threading.Thread(target=_send, args=(web, token, path))
+                threading.Thread(target=_send, args=(web, bearer, path))
                 for _ in range(PARALLEL_UPLOADS)
             ]
             for thread in threads:
@@ -171,26 +172,11 @@ def upload(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[
     return [Row("16 MiB upload, extra MiB a request", values, at_most=2.0, note=note)]
 
 
-def _token(postgresql: Postgresql, database: str) -> str:
-    import hashlib
-
-    token = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    postgresql.psql(
-        "WITH account AS (INSERT INTO accounts (id, email, password_hash, stamp, created_at,"
-        " confirmed_at) VALUES (gen_random_uuid(), 'ada@example.org', 'x', 'x', now(), now())"
-        " RETURNING id) INSERT INTO tokens (digest, account_id, created_at, expires_at)"
-        f" SELECT '\\x{digest}', id, now(), now() + interval '1 day' FROM account",
-        database,
-    )
-    return token
-
-
-def _send(web: Web, token: str, path: Path) -> None:
+def _send(web: Web, bearer: Bearer, path: Path) -> None:
     with path.open("rb") as file:
         answer = httpx.post(
             f"{web.url}/api/media",
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": bearer.header},
             files={"file": ("16MiB.bin", file)},
             timeout=60,
         )

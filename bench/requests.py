@@ -1,15 +1,13 @@
 """Requests per second and latency, of the service against the least that could answer."""
 
-import hashlib
-import secrets
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from servers import Postgresql, RedisServer, Web, run_service, running
-
+from bench.account import Bearer
 from bench.load import Load, run
 from bench.table import Row
+from servers import Postgresql, RedisServer, Web, run_service, running
 
 ROUNDS = 7
 SECONDS = 3
@@ -70,28 +68,25 @@ def trivial(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list
 def who_am_i(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """`GET /api/accounts/me` against one query by asyncpg behind raw ASGI."""
     url = postgresql.new_database()
-    name = url.rpartition("/")[2]
-    token = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "BENCH_TOKEN_DIGEST": digest}
+    bearer = Bearer()
+    environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "BENCH_TOKEN_DIGEST": bearer.digest}
     full = _web(directory / "me", "full", environment)
     raw = _web(directory / "raw", "raw_query", environment)
     full.directory.mkdir(parents=True)
     migrated = run_service("migrate", environment=full.variables(), cwd=full.directory)
     assert migrated.returncode == 0, migrated.stderr
-    postgresql.psql(
-        "WITH account AS (INSERT INTO accounts (id, email, password_hash, stamp, created_at,"
-        " confirmed_at) VALUES (gen_random_uuid(), 'ada@example.org', 'x', 'x', now(), now())"
-        " RETURNING id) INSERT INTO tokens (digest, account_id, created_at, expires_at)"
-        f" SELECT '\\x{digest}', id, now(), now() + interval '1 day' FROM account",
-        name,
-    )
-    bearer = (f"Authorization: Bearer {token}",)
+    bearer.insert(postgresql, url)
     with running(full), running(raw, wait="/"):
-        assert full.get("/api/accounts/me", headers={"Authorization": bearer[0][15:]}).is_success
+        assert full.get("/api/accounts/me", headers={"Authorization": bearer.header}).is_success
         me = f"{full.url}/api/accounts/me"
+        headers = (f"Authorization: {bearer.header}",)
         pairs = _pairs(
-            lambda: run(me, seconds=SECONDS, connections=CONNECTIONS, headers=bearer),
+            lambda: run(
+                me,
+                seconds=SECONDS,
+                connections=CONNECTIONS,
+                headers=(f"Authorization: {bearer.header}",),
+            ),
             lambda: run(raw.url + "/", seconds=SECONDS, connections=CONNECTIONS),
             ROUNDS,
         )
