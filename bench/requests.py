@@ -85,7 +85,7 @@ def who_am_i(directory: Path, postgresql: Postgresql, redis: RedisServer) -> lis
                 me,
                 seconds=SECONDS,
                 connections=CONNECTIONS,
-                headers=(f"Authorization: {bearer.header}",),
+                headers=headers,
             ),
             lambda: run(raw.url + "/", seconds=SECONDS, connections=CONNECTIONS),
             ROUNDS,
