@@ -1,5 +1,6 @@
 """The command line as operators and containers use it: exit codes, words, and what it costs."""
 
+import contextlib
 import json
 import os
 import re
@@ -300,7 +301,8 @@ class Answering:
                 if self.context is not None:
                     connection = self.context.wrap_socket(connection, server_side=True)
                 self.asked.append(connection.recv(4096))
-                connection.sendall(self.answer)
+                with contextlib.suppress(OSError):  # who asked may have heard enough
+                    connection.sendall(self.answer)
                 connection.close()
 
     @property

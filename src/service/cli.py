@@ -8,6 +8,7 @@ import os
 import sys
 
 from service import logs
+from service.master import machine_problems
 from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, load, shown
 from service.sources import Problem
 
@@ -37,7 +38,7 @@ def _run(command: str, arguments: list[str]) -> int:
         return _print_settings(loaded, options.format)
     logging.config.dictConfig(logs.configuration(loaded.settings))
     if command == "check":
-        return _check(loaded.settings, options)
+        return _check(loaded, options)
     if command == "migrate":
         return _migrate(loaded.settings)
     return _work(loaded.settings)
@@ -74,11 +75,11 @@ def _refuse(problems: tuple[Problem, ...], form: str) -> int:
     return EX_CONFIG
 
 
-def _check(settings: Settings, options: argparse.Namespace) -> int:
+def _check(loaded: Loaded, options: argparse.Namespace) -> int:
     if options.connect:
         from service.check import connect  # noqa: PLC0415  (drivers only this option needs)
 
-        problems = tuple(asyncio.run(connect(settings)))
+        problems = (*machine_problems(loaded), *asyncio.run(connect(loaded.settings)))
         if problems:
             return _refuse(problems, options.format)
     if options.format == "json":

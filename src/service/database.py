@@ -18,6 +18,7 @@ from sqlalchemy import (
     TypeDecorator,
     event,
 )
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -85,7 +86,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
 def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
     milliseconds = str(int(settings.database_statement_timeout_seconds * 1000))
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
@@ -106,6 +107,15 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
             },
         },
     )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def refuse_closed(connection: Any, _record: Any, _fairy: Any) -> None:
+        # After the server was restarted: the pool connects anew, and no request has to fail.
+        # The driver has seen the end of the connection, so this asks nobody.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+
+    return engine
 
 
 def _sqlite_engine(settings: Settings, url: URL) -> AsyncEngine:

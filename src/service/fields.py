@@ -152,6 +152,8 @@ def url_with(expect: str, *schemes: str, host: bool = False, empty: bool = False
         parts = split_url(text)
         if parts.scheme not in schemes or (host and not parts.hostname):
             raise ValueError("another scheme, or no host")
+        if parts.scheme.startswith("sqlite") and parts.path.strip("/") in ("", ":memory:"):
+            raise ValueError("no file, so that every process would have a database of its own")
         # The rest of the service compares schemes; they may be written in capitals.
         return SecretUrl(parts.scheme + text[len(parts.scheme) :])
 

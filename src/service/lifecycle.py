@@ -27,6 +27,8 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from service import metrics
+from service.master import generation
+from service.protocol import BoundedHttp
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class DrainingServer(Server):
         drain_seconds: float,
         grace_seconds: float,
         parent: int,
+        replaced: Callable[[], bool] = lambda: False,
         exit_in: Callable[[float], None] = exit_in,
     ) -> None:
         super().__init__(config)
@@ -93,14 +96,21 @@ class DrainingServer(Server):
         self.drain_seconds = drain_seconds
         self.grace_seconds = grace_seconds
         self.parent = parent
+        self.replaced = replaced
         self.exit_in = exit_in
         self._orphaned = False
         self._end_by = math.inf
         self._old: set[Any] = set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM drains; SIGINT and SIGQUIT end at once."""
-        if not self.lifecycle.draining:
+        """SIGTERM drains; SIGINT and SIGQUIT end at once.
+
+        A SIGTERM because a reload has put another worker in this one's place is like a recycle:
+        the service is not leaving, and readiness must not say so. A second one means it.
+        """
+        if sig == signal.SIGTERM and self.replaced() and not self.should_exit:
+            self._give_up_after(self.grace_seconds)
+        elif not self.lifecycle.draining:
             self.lifecycle.begin_drain()
             self._give_up_after(self.grace_seconds)
         if sig != signal.SIGTERM:
@@ -124,6 +134,8 @@ class DrainingServer(Server):
         """Drain, then stop. After SIGTERM the drain lasts its full time, so that load balancers
         see readiness fail; a recycled worker serves on until it can stop without a failure."""
         reason = "stopped" if self.lifecycle.draining else "recycled"
+        if reason == "recycled" and self.replaced():
+            reason = "reloaded"
         metrics.worker_ending(reason)
         log.info("worker_draining", extra={"reason": reason})
         beat = asyncio.create_task(self._beat())
@@ -145,7 +157,8 @@ class DrainingServer(Server):
         if self._orphaned:
             await self._stop_accepting(sockets)  # a new master waits for the port
         if not self.lifecycle.draining:
-            self._give_up_after(RECYCLE_LIMIT_SECONDS)
+            if self._end_by == math.inf:
+                self._give_up_after(RECYCLE_LIMIT_SECONDS)
             await self._serve_until_idle()
         if self.lifecycle.draining:
             await self._until(lambda: False, self.drain_seconds)
@@ -225,7 +238,7 @@ class DrainingWorker(UvicornWorker):
 
     CONFIG_KWARGS = {
         "loop": "uvloop",
-        "http": "httptools",  # h11 answered a request smuggled by CL+TE
+        "http": BoundedHttp,  # on httptools: h11 answered a request smuggled by CL+TE
         "lifespan": "on",
         "server_header": False,
         "ssl_version": ssl.PROTOCOL_TLS_SERVER,
@@ -236,6 +249,7 @@ class DrainingWorker(UvicornWorker):
         level = logger.level  # as `logs` set it; UvicornWorker makes it Gunicorn's
         super().__init__(*arguments, **named)
         logger.setLevel(level)
+        self.generation = generation.current()  # in the master, before the fork
         # Gunicorn's clock is a second old at most, so that only a loop blocked for the whole
         # timeout is taken for dead.
         self.config.timeout_notify = 0.5
@@ -263,6 +277,7 @@ class DrainingWorker(UvicornWorker):
             drain_seconds=app.settings.shutdown_drain_seconds,
             grace_seconds=self.cfg.graceful_timeout,
             parent=self.ppid,
+            replaced=lambda: generation.current() != self.generation,
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)

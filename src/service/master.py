@@ -6,6 +6,7 @@ Nothing here may import `service.metrics`: the directory for metric files is mad
 
 import gc
 import grp
+import mmap
 import os
 import pwd
 import ssl
@@ -23,7 +24,7 @@ LONGEST_SOCKET_PATH = 107  # unix(7), in bytes
 def load_checked() -> Loaded:
     """The configuration, valid in itself and on this machine. Raises ConfigurationError."""
     loaded = load()
-    if problems := list(_problems(loaded)):
+    if problems := list(machine_problems(loaded)):
         raise ConfigurationError(problems)
     return loaded
 
@@ -53,7 +54,8 @@ def _number(name: str, find: Callable[[], int]) -> int:
     return int(name) if name.isdecimal() else find()
 
 
-def _problems(loaded: Loaded) -> Iterator[Problem]:
+def machine_problems(loaded: Loaded) -> Iterator[Problem]:
+    """What is right in itself, and wrong on this machine for the user who asks."""
     checks: dict[str, tuple[Callable[[Settings], str], str]] = {
         "RUN_AS_USER": (_user, "a user of this machine, and a master that may change to it"),
         "RUN_AS_GROUP": (_group, "a group of this machine, and a master that may change to it"),
@@ -117,6 +119,23 @@ def _certificate(settings: Settings) -> str:
     return ""
 
 
+class Generation:
+    """How often the master reloaded, in memory it shares with its workers: a worker that is told
+    to stop can tell whether the service goes on without it."""
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, 1)  # shared with children, and with nobody else
+
+    def current(self) -> int:
+        return self._page[0]
+
+    def advance(self) -> None:
+        self._page[0] = (self._page[0] + 1) % 256
+
+
+generation = Generation()  # before any fork, or the workers would not see it
+
+
 class ReloadRefused(Exception):
     """The new configuration or application cannot be had; everything stays as it was."""
 
@@ -138,6 +157,7 @@ def guard_reload(server: Any, bind: str) -> None:
         except (Exception, SystemExit) as error:
             server.app.cfg, server.app.callable = former
             raise ReloadRefused from error
+        generation.advance()
 
     def reload_or_stay() -> None:
         try:

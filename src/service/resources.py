@@ -31,6 +31,10 @@ POOL_CHECK_SECONDS = 0.5
 DISK_CHECK_SECONDS = 0.5
 
 
+class FolderUnusable(Exception):
+    """UPLOAD_FOLDER is no folder, or one that this process cannot write to."""
+
+
 class DiskNearlyFull(Exception):
     """Less space or fewer inodes are free than HEALTH_DISK_FREE_PERCENT."""
 
@@ -120,8 +124,12 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
 
 
 def check_disk(settings: Settings) -> None:
-    """Raises DiskNearlyFull. Blocks for as long as the file system does."""
-    usage = disk_usage(Path(settings.upload_folder))
+    """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""
+    folder = Path(settings.upload_folder)
+    needed = not settings.media_store_url.get_secret_value()
+    if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise FolderUnusable
+    usage = disk_usage(folder)
     if min(usage.free_percent, usage.inodes_free_percent) < settings.health_disk_free_percent:
         raise DiskNearlyFull
 

@@ -45,7 +45,7 @@ _COPIED = tuple(set(MediaView.model_fields) - {"sha256", "url", "thumbnail_url"}
 
 
 class MediaPage(BaseModel):
-    """Newest first. `next_cursor` is also in the `Link` header, as a whole URL."""
+    """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
 
     items: list[MediaView]
     next_cursor: str | None
