@@ -18,8 +18,8 @@ import pytest
 from asgi import client_of, lifespan
 from service.app import create_app
 from service.checks import Check, InThread, Watch
-from service.database import make_heartbeat
 from service.health import FAIL, PASS, Health, Probes
+from service.heartbeat import make_heartbeat
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 

@@ -16,8 +16,9 @@ from starlette.requests import HTTPConnection
 
 from service import metrics
 from service.checks import Check, InThread
-from service.database import Database, make_heartbeat, open_database
+from service.database import Database, open_database
 from service.health import Health
+from service.heartbeat import make_heartbeat
 from service.jobs import Jobs
 from service.mail import Mailer
 from service.middleware import RequestLayer

@@ -34,7 +34,8 @@ from servers import (
     unprivileged,
     wait_until,
 )
-from service.database import PostgresqlHeartbeat, engine_url
+from service.database_url import engine_url
+from service.heartbeat import PostgresqlHeartbeat
 from service.migrate import migrate
 from service.settings import Settings
 from system.health_faults import (

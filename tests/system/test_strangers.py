@@ -59,32 +59,31 @@ def test_an_upload_behind_its_head_does_not_count_as_head(web: Web) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_reload_keeps_the_service_ready(
-    make_web: MakeWeb, embedded_environment: dict[str, str]
-) -> None:
-    slow = {"WEB_CONCURRENCY": "1", "SHUTDOWN_DRAIN_SECONDS": "2", "SHUTDOWN_GRACE_SECONDS": "8"}
-    web = make_web(embedded_environment | slow, wait="/health/ready")
-    [old] = web.workers()
-    web.send_signal(signal.SIGHUP)
+@pytest.fixture
+def slow(make_web: MakeWeb, embedded_environment: dict[str, str]) -> Web:
+    """One worker that takes two seconds to drain."""
+    one = {"WEB_CONCURRENCY": "1", "SHUTDOWN_DRAIN_SECONDS": "2", "SHUTDOWN_GRACE_SECONDS": "8"}
+    return make_web(embedded_environment | one, wait="/health/ready")
+
+
+def test_a_reload_keeps_the_service_ready(slow: Web) -> None:
+    [old] = slow.workers()
+    slow.send_signal(signal.SIGHUP)
     seen = set()
     end = time.monotonic() + 20
-    while old in web.workers():
-        seen.add(web.status("/health/ready"))
+    while old in slow.workers():
+        seen.add(slow.status("/health/ready"))
         assert time.monotonic() < end
     assert seen == {200}
-    assert web.events("worker_draining")[0]["reason"] == "reloaded"
+    assert slow.events("worker_draining")[0]["reason"] == "reloaded"
 
 
-def test_a_real_stop_after_a_reload_is_still_seen(
-    make_web: MakeWeb, embedded_environment: dict[str, str]
-) -> None:
-    slow = {"WEB_CONCURRENCY": "1", "SHUTDOWN_DRAIN_SECONDS": "2", "SHUTDOWN_GRACE_SECONDS": "8"}
-    web = make_web(embedded_environment | slow, wait="/health/ready")
-    [old] = web.workers()
-    web.send_signal(signal.SIGHUP)
-    wait_until(lambda: web.workers() and old not in web.workers(), seconds=20)
-    web.send_signal(signal.SIGTERM)
-    wait_until(lambda: web.status("/health/ready") == 503, seconds=3)
+def test_a_real_stop_after_a_reload_is_still_seen(slow: Web) -> None:
+    [old] = slow.workers()
+    slow.send_signal(signal.SIGHUP)
+    wait_until(lambda: slow.workers() and old not in slow.workers(), seconds=20)
+    slow.send_signal(signal.SIGTERM)
+    wait_until(lambda: slow.status("/health/ready") == 503, seconds=3)
 
 
 def test_connections_a_restarted_server_closed_fail_no_request(
