@@ -124,7 +124,10 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     """422 with the place and reason of every mistake, never the value: it may be a password."""
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"in": ".".join(map(str, mistake["loc"])), "message": mistake["msg"]}
+        {
+            "in": ".".join(map(str, mistake["loc"])),
+            "message": mistake["msg"].removeprefix("Value error, "),
+        }
         for mistake in error.errors()
     ]
     detail = "; ".join(f"{mistake['in']}: {mistake['message']}" for mistake in errors)

@@ -21,7 +21,7 @@ def normalise(text: str) -> str:
     text = text.strip()
     local, at, domain = text.rpartition("@")
     if not at or len(text) > MAX_CHARACTERS:
-        raise ValueError("not a mail address")
+        raise ValueError("expected a mail address such as ada@example.org")
     address = f"{_normalise_local(local)}@{_normalise_domain(domain)}"
     if len(address.encode()) > MAX_BYTES:
         raise ValueError("a mail address has at most 254 bytes")
@@ -32,7 +32,7 @@ def _normalise_local(local: str) -> str:
     local = unicodedata.normalize("NFC", unicodedata.normalize("NFC", local).lower())
     # A mail client takes "=?" for the start of an encoded word, which may hide another address.
     if not _LOCAL.fullmatch(local) or not local.isprintable() or "=?" in local:
-        raise ValueError("not a mail address")
+        raise ValueError("expected a mail address such as ada@example.org")
     if len(local.encode()) > MAX_LOCAL_BYTES:
         raise ValueError("the part of a mail address before its @ has at most 64 bytes")
     return local
@@ -42,8 +42,8 @@ def _normalise_domain(domain: str) -> str:
     try:
         name = idna.encode(domain, uts46=True).decode()
     except UnicodeError:  # idna.IDNAError is one
-        raise ValueError("not a mail address") from None
+        raise ValueError("expected a mail address such as ada@example.org") from None
     *names, top = name.split(".")
     if not names or not top or top.isdigit():
-        raise ValueError("not a mail address")
+        raise ValueError("expected a mail address such as ada@example.org")
     return name

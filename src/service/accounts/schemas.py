@@ -8,13 +8,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from service.accounts import addresses
 
+# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
+MIN_PASSWORD_CHARACTERS = 8
+MAX_PASSWORD_CHARACTERS = 1024
 
-def _encodable(password: SecretStr) -> SecretStr:
-    """JSON can name half of a surrogate pair, which is no character and has no bytes."""
+
+def _password(password: SecretStr) -> SecretStr:
+    text = password.get_secret_value()
+    if not MIN_PASSWORD_CHARACTERS <= len(text) <= MAX_PASSWORD_CHARACTERS:
+        raise ValueError(
+            f"expected {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters"
+        )
     try:
-        password.get_secret_value().encode()
-    except UnicodeEncodeError:
-        raise ValueError("not Unicode text") from None
+        text.encode()
+    except UnicodeEncodeError:  # JSON can name half of a surrogate pair, which has no bytes
+        raise ValueError("expected Unicode text") from None
     return password
 
 
@@ -27,11 +35,16 @@ Email = Annotated[
     ),
     AfterValidator(addresses.normalise),
 ]
-# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
 Password = Annotated[
     SecretStr,
-    Field(min_length=8, max_length=1024, examples=["correct horse battery staple"]),
-    AfterValidator(_encodable),
+    Field(
+        examples=["correct horse battery staple"],
+        json_schema_extra={
+            "minLength": MIN_PASSWORD_CHARACTERS,
+            "maxLength": MAX_PASSWORD_CHARACTERS,
+        },
+    ),
+    AfterValidator(_password),
 ]
 
 
