@@ -60,6 +60,8 @@ def pre_fork(server: Any, worker: Any) -> None:
     from service import metrics  # after prepare_directory()
 
     metrics.leave_out_master()
+    if server.cfg.preload_app and hasattr(app := server.app.wsgi(), "warm_up"):
+        app.warm_up()
     gc.collect()
     gc.freeze()
 

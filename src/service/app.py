@@ -69,6 +69,11 @@ class Service:
         else:
             await self.layer(scope, receive, send)
 
+    def warm_up(self) -> None:
+        """Make before the fork what every worker would otherwise make for itself."""
+        if self.settings.docs_enabled:
+            self.api.openapi()  # kept by the application
+
     def _api(self) -> FastAPI:
         documented = self.settings.docs_enabled
         api = DescribedApi(
