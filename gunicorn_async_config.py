@@ -51,7 +51,8 @@ loglevel = settings.log_level
 
 
 def on_starting(server: Any) -> None:
-    """A reload happens as a whole or not at all."""
+    """A reload happens as a whole or not at all, and a failed start ends with its own code."""
+    master.guard_halt(server)
     master.guard_reload(server, settings.bind)
 
 

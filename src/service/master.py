@@ -13,7 +13,10 @@ import ssl
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
+
+from gunicorn.errors import HaltServer
 
 from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, load
 from service.sources import Problem
@@ -138,6 +141,22 @@ generation = Generation()  # before any fork, or the workers would not see it
 
 class ReloadRefused(Exception):
     """The new configuration or application cannot be had; everything stays as it was."""
+
+
+def guard_halt(server: Any) -> None:
+    """Make Gunicorn end with the code it means. Where a second worker fails to start while the
+    first one's failure is ending the service, it raises again, and the code would be 1."""
+    halt, reap_workers = server.halt, server.reap_workers
+
+    def reap_all() -> None:
+        with suppress(HaltServer):
+            reap_workers()
+
+    def halt_once(reason: str | None = None, exit_status: int = 0) -> None:
+        server.reap_workers = reap_all
+        halt(reason=reason, exit_status=exit_status)
+
+    server.halt = halt_once
 
 
 def guard_reload(server: Any, bind: str) -> None:
