@@ -633,6 +633,7 @@ def test_a_worker_that_cannot_start_does_not_end_the_service(
 ) -> None:
     """Where the service has run before, the others serve on and it is tried again."""
     web = make_web(embedded_environment, config=disk_full.with_name("failing.py"))
+    wait_until(lambda: len(web.workers()) == 2)
     [first, second] = web.workers()
     wait_until(lambda: pids_in(web) == {first, second})
     disk_full.touch()
