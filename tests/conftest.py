@@ -19,6 +19,7 @@ from servers import (
     Web,
     find_program,
     postgresql_program,
+    require,
     running,
 )
 from service.logs import JsonFormatter, Redactor
@@ -29,14 +30,6 @@ from service.settings import Settings
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def require(program: str | None, name: str) -> None:
-    """Skip, by name, what this machine cannot run. In CI nothing may be skipped."""
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
 
 
 @pytest.fixture(scope="session")

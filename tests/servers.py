@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
@@ -56,6 +57,14 @@ def find_program(name: str, *more: str) -> str | None:
 
 def postgresql_program(name: str) -> str | None:
     return find_program(name, *sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True))
+
+
+def require(found: object, name: str) -> None:
+    """Skip, by name, what this machine cannot run. In CI nothing may be skipped."""
+    if not found:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
 
 
 def unprivileged() -> dict[str, Any]:

@@ -64,13 +64,21 @@ def test_an_unknown_command_is_explained(run: Run, arguments: tuple[str, ...]) -
 def test_help_is_given(run: Run, flag: str) -> None:
     done = run(flag)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("worker", "migrate", "check", "settings", "health"):
+    for command in ("worker", "migrate", "check", "settings", "static", "health"):
         assert re.search(rf"^  {command}\b", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "--nope"), ("check", "--conn"), ("check", "--format", "xml"), ("migrate", "head")],
+    [
+        ("check", "--nope"),
+        ("check", "--conn"),
+        ("check", "--format", "xml"),
+        ("migrate", "head"),
+        ("static",),
+        ("static", "one", "two"),
+        ("static", "folder", "--set", "DEBUG=true"),
+    ],
 )
 def test_an_unknown_option_is_refused(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments).returncode == 2
@@ -277,6 +285,26 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     os.close(writing)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (141, "")
+
+
+# static
+
+
+def test_the_files_of_pages_are_written_without_any_configuration(run: Run, tmp_path: Path) -> None:
+    """An image is built where there is none; what is wrong with one is not looked at."""
+    done = run("static", "public/static", ENVIRONMENT="production", MAIL_PORT="many")
+    files = list((tmp_path / "public" / "static").iterdir())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"static: {len(files)} files in public/static\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "public"]  # and nothing else is made
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nothing"])
+def test_a_folder_that_cannot_be_is_told(run: Run, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("here already")
+    done = run("static", folder)
+    assert (done.returncode, done.stdout) == (73, "")
+    assert re.fullmatch(rf"{folder}: the files cannot be written \(.+\)\n", done.stderr)
 
 
 # health

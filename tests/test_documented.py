@@ -35,13 +35,6 @@ async def test_it_is_served(embedded_api: Api, schema: dict[str, Any]) -> None:
     assert answer.json() == schema
 
 
-@pytest.mark.anyio
-async def test_it_has_a_page_to_read(embedded_api: Api) -> None:
-    answer = await embedded_api.client.get("/docs")
-    assert answer.status_code == 200
-    assert "/openapi.json" in answer.text
-
-
 def test_it_is_valid(schema: dict[str, Any]) -> None:
     assert OpenAPI.model_validate(schema)
     assert schema["openapi"].startswith("3.1")

@@ -31,6 +31,7 @@ PRODUCTION = {
     "REDIS_URL": "redis://cache:6379/0",
     "MAIL_SERVER": "smtp.example.org",
     "ALLOWED_HOSTS": "api.example.org",
+    "MEDIA_STORE_URL": "s3://bucket/prefix",
 }
 DOCUMENT = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -280,6 +281,7 @@ UNFIT = [
     ("MAIL_PASSWORD", "pass"),
     ("HEALTH_REQUIRED", "database,everything"),
     ("HEALTH_STALE_SECONDS", "1"),
+    ("X_ACCEL_REDIRECT", "true"),
 ]
 
 
@@ -326,9 +328,16 @@ def test_development_accepts_all_but_contradictions(variable: str, value: str) -
     if (variable, value) == ("SHUTDOWN_GRACE_SECONDS", "120"):
         expected_blame = []
 
-    environ = {"SECRET_KEY": KEY, "MAIL_SERVER": "", variable: value}
+    store = {"MEDIA_STORE_URL": PRODUCTION["MEDIA_STORE_URL"]}
+    environ = {"SECRET_KEY": KEY, "MAIL_SERVER": "", **store, variable: value}
 
     assert blamed(environ) == expected_blame
+
+
+def test_nginx_may_send_the_files_of_the_folder() -> None:
+    environ = {**PRODUCTION, "X_ACCEL_REDIRECT": "true"}
+    del environ["MEDIA_STORE_URL"]
+    assert problems(environ) == []
 
 
 def test_a_deploy_check_applies_the_rules_of_production_to_a_developer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import ssl
 import threading
 import time
 from collections import Counter
@@ -25,8 +26,16 @@ class Traffic:
     bring the right answer is a failure.
     """
 
-    def __init__(self, port: int, *, clients: int = 4, pause_seconds: float = 0.02) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        clients: int = 4,
+        pause_seconds: float = 0.02,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = port
+        self.tls = tls
         self.pause_seconds = pause_seconds
         self.failures: list[str] = []
         self.answers: Counter[str] = Counter()
@@ -52,14 +61,22 @@ class Traffic:
     def answered(self) -> int:
         return self.answers.total()
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPSConnection("localhost", self.port, timeout=20, context=self.tls)
+
     def _run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = self._connection()
         rng = random.Random()
         while not self._stop.is_set():
             method, path, body, status = rng.choice(EXCHANGES)
             began = time.monotonic()
             try:
-                connection.request(method, path, body, {"Content-Type": "application/json"})
+                # To a proxy that trusts us, each request is another client's: within its limits.
+                client = ".".join(str(rng.randrange(1, 255)) for _ in range(4))
+                headers = {"Content-Type": "application/json", "X-Forwarded-For": client}
+                connection.request(method, path, body, headers)
                 response = connection.getresponse()
                 response.read()
             except (OSError, http.client.HTTPException) as error:

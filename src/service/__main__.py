@@ -1,4 +1,4 @@
-"""The command line: worker, migrate, check, settings, health."""
+"""The command line: worker, migrate, check, settings, static, health."""
 
 import sys
 
@@ -10,14 +10,15 @@ usage: service COMMAND [OPTION ...]
   check [--deploy] [--connect]       validate the configuration; --deploy: as production would,
         [--format text|json]         --connect: reach every dependency as well
   settings [--format text|json]      every setting, its value (secrets masked) and its source
+  static FOLDER                      write the files that pages link to, for nginx
   health [live|ready|startup]        ask the running service; exit 0 or 1
 
   --set NAME=VALUE                   a setting that wins over all other sources; any command
-                                     but health; may be repeated
+                                     but static and health; may be repeated
 
 The web process is `gunicorn -c gunicorn_async_config.py`.
 """
-COMMANDS = ("worker", "migrate", "check", "settings")
+COMMANDS = ("worker", "migrate", "check", "settings", "static")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 import service.accounts.pages
 import service.accounts.routes
 import service.media.routes
-from service import metrics
+from service import metrics, pages, static
 from service.details import Details
 from service.documented import DescribedApi
 from service.errors import exception_handlers
@@ -36,7 +36,10 @@ ROUTERS = (
     service.accounts.routes.router,
     service.accounts.pages.router,
     service.media.routes.router,
+    static.router,
 )
+TITLE = "service"
+DESCRIPTION = "A small media library: accounts, uploads and their previews."
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
 
@@ -77,18 +80,19 @@ class Service:
     def _api(self) -> FastAPI:
         documented = self.settings.docs_enabled
         api = DescribedApi(
-            title="service",
+            title=TITLE,
+            description=DESCRIPTION,
             version=version("service"),
             debug=False,
-            openapi_url="/openapi.json" if documented else None,
-            docs_url="/docs" if documented else None,
+            openapi_url=pages.OPENAPI if documented else None,
+            docs_url=None,  # FastAPI's own loads its scripts from elsewhere
             redoc_url=None,
             redirect_slashes=False,
             lifespan=self._lifespan,
             exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
-        add_routes(api, ROUTERS)
+        add_routes(api, (*ROUTERS, pages.routes(TITLE, DESCRIPTION, documented=documented)))
         return api
 
     @asynccontextmanager

@@ -6,6 +6,7 @@ import json
 import logging.config
 import os
 import sys
+from pathlib import Path
 
 from service import logs
 from service.master import machine_problems
@@ -13,6 +14,7 @@ from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, lo
 from service.sources import Problem
 
 EX_UNAVAILABLE = 69  # sysexits.h
+EX_CANTCREAT = 73
 EX_BROKEN_PIPE = 141  # what a shell says of a process that SIGPIPE ended
 
 
@@ -30,6 +32,8 @@ def run(command: str, arguments: list[str]) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     options = _parser(command).parse_args(arguments)
+    if command == "static":  # at an image's build, where nothing is configured
+        return _collect(options.folder)
     try:
         loaded = load(command_line=dict(options.set), deploy=getattr(options, "deploy", False))
     except ConfigurationError as error:
@@ -46,6 +50,9 @@ def _run(command: str, arguments: list[str]) -> int:
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"service {command}", allow_abbrev=False)
+    if command == "static":
+        parser.add_argument("folder", type=Path, metavar="FOLDER")
+        return parser
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", type=_assignment
     )
@@ -109,6 +116,18 @@ def _print_settings(loaded: Loaded, form: str) -> int:
     width = max(len(name) for name, _, _ in rows)
     for name, value, source in rows:
         print(f"{name:<{width}}  {value or '(empty)'}  [{source}]")
+    return 0
+
+
+def _collect(folder: Path) -> int:
+    from service import static  # noqa: PLC0415  (the web framework)
+
+    try:
+        written = static.collect(folder)
+    except OSError as error:
+        print(f"{folder}: the files cannot be written ({error.strerror})", file=sys.stderr)
+        return EX_CANTCREAT
+    print(f"static: {written} files in {folder}")
     return 0
 
 

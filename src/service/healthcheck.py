@@ -1,4 +1,4 @@
-"""The container's health client: asks the running service over its own socket.
+"""The container's health client: asks the running service, or worker, over its own socket.
 
 It runs every few seconds for as long as the container lives, so it imports next to nothing: no
 HTTP library, no `re`, not even `socket` (which builds enums), and none of the application.
@@ -86,8 +86,9 @@ def main(arguments: list[str]) -> int:
         sources = Sources(os.environ)
         if _setting(sources, "ENVIRONMENT", "development").lower() != "production":
             sources.dotenv = read_dotenv()
-        bind = _setting(sources, "BIND", DEFAULT_BIND)
-        tls = bool(_setting(sources, "CERTFILE", ""))
+        worker = _setting(sources, "WORKER_BIND", "")  # which is given to the worker alone
+        bind = worker or _setting(sources, "BIND", DEFAULT_BIND)
+        tls = not worker and bool(_setting(sources, "CERTFILE", ""))
         answer = _ask(bind, f"/health/{state}", tls=tls)
     except (OSError, ValueError, SourceError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

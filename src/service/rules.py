@@ -108,6 +108,13 @@ RULES = (
         production_only=False,
     ),
     Rule(
+        ("X_ACCEL_REDIRECT", "MEDIA_STORE_URL"),
+        lambda s: s.x_accel_redirect and bool(s.media_store_url.get_secret_value()),
+        "X_ACCEL_REDIRECT or MEDIA_STORE_URL, as nginx has only the files of UPLOAD_FOLDER",
+        "both",
+        production_only=False,
+    ),
+    Rule(
         ("MAIL_USERNAME", "MAIL_PASSWORD"),
         lambda s: bool(s.mail_username) != bool(s.mail_password.get_secret_value()),
         "MAIL_USERNAME and MAIL_PASSWORD together or neither",

@@ -95,10 +95,14 @@ class Settings(BaseSettings):
     """Where uploads are kept"""
     media_store_url: fields.StoreUrl = SecretUrl("")
     """Object store in place of the folder"""
+    x_accel_redirect: fields.Flag = False
+    """nginx in front sends the files of UPLOAD_FOLDER itself"""
     max_content_length: fields.Size = ByteSize(16 * 1024 * 1024)
     """Largest upload"""
     job_concurrency: Annotated[int, Range(1, 100)] = 4
     """Jobs a worker runs at once"""
+    worker_bind: fields.Bind | None = None
+    """Where the worker answers probes and `/metrics`; empty: nowhere"""
 
     bind: fields.Bind = DEFAULT_BIND
     """Where Gunicorn listens"""

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import metrics
+from service.checks import Check
 from service.database_errors import DatabaseUnavailable
 from service.database_url import libpq_url
 from service.health import Health
@@ -30,6 +32,7 @@ from service.job_queue import Queue
 from service.jobs import QUEUE, Job, Task, execute
 from service.lifecycle import Lifecycle
 from service.migrate import current_revision, outdated
+from service.probe_server import listen, serve_probes
 from service.resources import Resources, background, open_resources
 from service.settings import Settings
 from service.tasks import TASKS
@@ -41,6 +44,7 @@ DEAD_AFTER_SECONDS = 5.0  # without a heartbeat; its jobs are then run by others
 RESCUE_SECONDS = 1.0
 POLL_SECONDS = 1.0  # for jobs whose time has come; new ones are announced
 READY_POLL_SECONDS = 0.5
+QUEUE_CHECK_SECONDS = 1.0
 POOL_SECONDS = 5.0  # longest wait for a connection
 MAX_PAUSE_SECONDS = 30.0  # between two attempts where the health check passes and work fails
 STABLE_SECONDS = 60.0
@@ -61,17 +65,23 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _begin_stop, lifecycle, settings.shutdown_grace_seconds)
-    health = Health(lifecycle, required=settings.health_required)
-    async with open_resources(settings, health) as resources:
+    health = Health(lifecycle, required=(*settings.health_required, "queue"))
+    working = asyncio.Event()
+    # It waits, so that a worker that is just starting is not reported as one that fails.
+    health.add(Check("queue", working.wait, timeout_seconds=QUEUE_CHECK_SECONDS))
+    async with AsyncExitStack() as stack:
+        resources = await stack.enter_async_context(open_resources(settings, health))
+        if settings.worker_bind:
+            await stack.enter_async_context(_probes(settings.worker_bind, health))
         log.info("worker_started", extra={"tasks": sorted(TASKS)})
-        worker = Worker(settings, resources, health)
+        worker = Worker(settings, resources, health, working)
         async with background(metrics.sample_forever(lambda: None)):
-            working = asyncio.create_task(worker.work())
+            work = asyncio.create_task(worker.work())
             stopping = asyncio.create_task(lifecycle.wait_for_drain())
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            working.cancel()
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await working
+                await work
             stopping.cancel()
     log.info("worker_stopped")
 
@@ -98,13 +108,24 @@ def _give_up_stop() -> None:
     os._exit(1)
 
 
+def _probes(bind: str, health: Health) -> AbstractAsyncContextManager[None]:
+    try:
+        return serve_probes(listen(bind), health)
+    except OSError as error:
+        log.error("worker_cannot_listen", extra={"bind": bind, "error": str(error)})
+        raise SystemExit(1) from None
+
+
 class Worker:
     """Sessions with the queue, one after the other; each ends when the database is lost."""
 
-    def __init__(self, settings: Settings, resources: Resources, health: Health) -> None:
+    def __init__(
+        self, settings: Settings, resources: Resources, health: Health, working: asyncio.Event
+    ) -> None:
         self.settings = settings
         self.resources = resources
         self.health = health
+        self.working = working
         self._told_outdated = False
 
     async def work(self) -> None:
@@ -164,10 +185,12 @@ class Worker:
             await app.open_async(pool)
             queue = app.job_manager = Queue(app.connector)
             _register(app, queue, self.resources)
+            self.working.set()
             log.info("worker_ready")
             async with background(_rescue_forever(queue)):
                 await self._run_jobs(app, queue)
         finally:
+            self.working.clear()
             await pool.close(timeout=1)
 
     async def _run_jobs(self, app: App, queue: Queue) -> None:

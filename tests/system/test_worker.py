@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx2 as httpx
 import pytest
 
 from api import running_api
 from mail_server import MailServer, mail_server
-from servers import Postgresql, Worker, clean_environment, run_service, wait_until
+from servers import Postgresql, Worker, clean_environment, free_port, run_service, wait_until
 from service.database import open_database
 from service.jobs import Jobs
 from service.logs import request_id
@@ -179,6 +180,18 @@ def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
     assert rig.notes == ["began x 1", "ended x 1"]
     assert rig.jobs() == ["test.record|todo|0"]
     assert worker.lines("worker_stopped")
+
+
+def test_a_worker_says_that_it_drains_while_its_jobs_end(rig: Rig) -> None:
+    port = free_port()
+    worker = rig.worker(WORKER_BIND=f"127.0.0.1:{port}")
+    rig.enqueue("test.last", name="x", seconds=2)
+    rig.wait_for_note("began x 1")
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert "draining" in httpx.get(f"http://127.0.0.1:{port}/health/ready").text
+    assert worker.stop(signal.SIGTERM) == 0
+    assert rig.notes == ["began x 1", "ended x 1"]
 
 
 def test_sigterm_ends_an_idle_worker_at_once(rig: Rig) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query
 from starlette.responses import HTMLResponse
 
+from service import pages
 from service.accounts import registration
 from service.accounts.links import LinkInvalid
 from service.resources import Provided
@@ -13,23 +14,14 @@ from service.routing import readable
 
 router = APIRouter(include_in_schema=False)
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><h1>{title}</h1>{body}</html>
-"""
 BUTTON = """<form method="post" action="/confirm"><input type="hidden" name="token" value="{token}">
 <button>Confirm my account</button></form>"""
-# No scripts, no style, and the token in the address goes to nobody else.
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+# The token in the address goes to nobody else: these forbid a Referer as well.
+HEADERS = pages.headers("no-store", form_action="'self'")
 
 
 def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
-    return HTMLResponse(PAGE.format(title=title, body=body), status, HEADERS)
+    return HTMLResponse(pages.card(title, body), status, HEADERS)
 
 
 @readable(router, "/confirm")

@@ -1,4 +1,4 @@
-"""Conditional and range requests (RFC 9110 sections 13 and 14) on bytes that never change."""
+"""Range requests (RFC 9110 section 14) on bytes that never change."""
 
 import re
 
@@ -8,7 +8,6 @@ from service.errors import ServiceError
 
 # A byte position of more digits is beyond any size, and int() refuses thousands of them.
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
-_TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 class RangeNotSatisfiable(ServiceError):
@@ -17,12 +16,6 @@ class RangeNotSatisfiable(ServiceError):
     def __init__(self, size: int) -> None:
         super().__init__(f"The content has {size} bytes.")
         self.headers = {"Content-Range": f"bytes */{size}"}
-
-
-def not_modified(asked: Headers, etag: str) -> bool:
-    """Whether the client has what `etag` names. If-None-Match compares weakly: W/ is ignored."""
-    field = ",".join(asked.getlist("if-none-match"))
-    return field.strip() == "*" or etag in _TAGS.findall(field)
 
 
 def wanted_range(asked: Headers, etag: str, size: int) -> tuple[int, int] | None:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.accounts.sessions import Identity
-from service.media.conditional import not_modified, wanted_range
+from service.etags import not_modified
+from service.media.conditional import wanted_range
 from service.media.listing import MediaNotFound, find
 from service.media.models import MediaItem
 from service.resources import Resources
@@ -25,8 +26,8 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Accept-Ranges": "bytes",
 }
+ACCEL_PREFIX = "/_media/"  # where the nginx configuration has UPLOAD_FOLDER, for itself alone
 
 
 async def _visible(resources: Resources, identity: Identity | None, item_id: UUID) -> MediaItem:
@@ -72,16 +73,29 @@ async def _serve(
     if size is None:
         log.error("media_bytes_missing", extra={"media_id": str(item.id), "key": key})
         raise MediaNotFound
+    caching = "public, max-age=60" if item.public else "private, no-cache"
+    sent = {**SAFE, **own, "Cache-Control": caching}
+    if resources.settings.x_accel_redirect and item.finished:
+        # nginx answers in place of this, conditions and ranges too. Not before the type is known
+        # for good: its ETag is made of the file alone.
+        sent |= {"Content-Type": content_type, "X-Accel-Redirect": ACCEL_PREFIX + quote(key)}
+        return Response(headers=sent)
     # The bytes never change under an id, but what is known of their type does.
     etag = f'"{item.id.hex}-{size:x}-{crc32(content_type.encode()):x}"'
-    caching = "public, max-age=60" if item.public else "private, no-cache"
-    sent = {**SAFE, **own, "ETag": etag, "Cache-Control": caching}
+    sent |= {"ETag": etag, "Accept-Ranges": "bytes"}
     if not_modified(request.headers, etag):
         return Response(status_code=304, headers=sent)
     sent["Content-Type"] = content_type  # not as media_type, which adds a charset nobody knows
+    return _send(resources, key, size, request, sent)
+
+
+def _send(
+    resources: Resources, key: str, size: int, request: Request, sent: dict[str, str]
+) -> Response:
+    """The bytes from storage, or the part of them that is asked for."""
     if request.method == "HEAD":  # RFC 9110 section 14.2: only GET has ranges
         return Response(headers={**sent, "Content-Length": str(size)})
-    part = wanted_range(request.headers, etag, size)
+    part = wanted_range(request.headers, sent["ETag"], size)
     start, end = part or (0, size)
     sent["Content-Length"] = str(end - start)
     if part:

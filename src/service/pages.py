@@ -1,0 +1,138 @@
+"""Pages for people: what they share, the landing page and the API's documentation.
+
+Everything a page loads comes from this origin, and none has a line of script or style in itself:
+its policy allows neither.
+"""
+
+import hashlib
+from html import escape
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from service import static
+from service.etags import not_modified
+from service.routing import readable
+
+DOCS = "/docs"
+OPENAPI = "/openapi.json"
+# Its icons are data: addresses; pictures and sounds an operation answered with are blob: ones.
+SWAGGER_UI_SOURCES = {
+    "script_src": "'self'",
+    "connect_src": "'self'",
+    "img_src": "'self' data: blob:",
+    "media_src": "blob:",
+}
+
+_HTML = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<link rel="icon" href="{icon}" type="image/svg+xml">
+{links}
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+_CARD = """<main>
+<img src="{icon}" alt="">
+<h1>{title}</h1>
+{body}
+</main>"""
+_LANDING = """<p>{description}</p>
+<ul>
+{items}
+</ul>"""
+_ITEM = '<li><a href="{path}"><strong>{name}</strong> {meaning}</a></li>'
+_DOCS = """<div id="docs" data-openapi="{openapi}">
+<noscript>This page needs JavaScript. <a href="{openapi}">{openapi}</a> holds the same.</noscript>
+</div>"""
+
+
+def headers(caching: str, **sources: str) -> dict[str, str]:
+    """Of a page; `sources` are what its policy allows beyond styles and pictures of this origin,
+    such as `form_action="'self'"`."""
+    policy = {
+        "default-src": "'none'",
+        "style-src": "'self'",
+        "img-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        **{name.replace("_", "-"): allowed for name, allowed in sources.items()},
+    }
+    return {
+        "Cache-Control": caching,
+        "Content-Security-Policy": "; ".join(f"{name} {policy[name]}" for name in policy),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def card(title: str, body: str) -> str:
+    """A page with a little on it. `body` is HTML."""
+    icon, links = static.url("favicon.svg"), _style("page.css")
+    title = escape(title)
+    shown = _CARD.format(icon=icon, title=title, body=body)
+    return _HTML.format(icon=icon, title=title, links=links, body=shown)
+
+
+def routes(title: str, description: str, *, documented: bool) -> APIRouter:
+    """The landing page at `/` and, where the API is documented, `/docs`."""
+    router = APIRouter(include_in_schema=False)
+    _add(router, "/", _landing(title, description, documented=documented), headers("no-cache"))
+    if documented:
+        _add(router, DOCS, _documentation(title), headers("no-cache", **SWAGGER_UI_SOURCES))
+    return router
+
+
+def _add(router: APIRouter, path: str, html: str, headers: dict[str, str]) -> None:
+    """A page that is the same for everybody, made once."""
+    body = html.encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+    headers["ETag"] = etag
+
+    @readable(router, path)
+    async def page(request: Request) -> Response:
+        if not_modified(request.headers, etag):
+            return Response(status_code=304, headers=headers)
+        return HTMLResponse(body, headers=headers)
+
+
+def _landing(title: str, description: str, *, documented: bool) -> str:
+    items = [("/health", "Health", "Whether all is well, for people and load balancers")]
+    if documented:
+        items.insert(0, (DOCS, "API documentation", "Every operation, to read and to try out"))
+        items.insert(1, (OPENAPI, "OpenAPI", "The same for programs"))
+    rows = (_ITEM.format(path=path, name=name, meaning=meaning) for path, name, meaning in items)
+    return card(title, _LANDING.format(description=escape(description), items="\n".join(rows)))
+
+
+def _documentation(title: str) -> str:
+    links = [
+        _style("swagger-ui.css"),
+        _style("docs.css"),
+        _script("swagger-ui-bundle.js"),
+        _script("docs.js"),
+    ]
+    return _HTML.format(
+        icon=static.url("favicon.svg"),
+        title=f"{escape(title)} API",
+        links="\n".join(links),
+        body=_DOCS.format(openapi=OPENAPI),
+    )
+
+
+def _style(name: str) -> str:
+    return f'<link rel="stylesheet" href="{static.url(name)}">'
+
+
+def _script(name: str) -> str:
+    """One that waits for the page, and for the scripts before it."""
+    return f'<script src="{static.url(name)}" defer></script>'

@@ -1,0 +1,140 @@
+"""Bytes that nginx sends in the application's place."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from api import Api, Headers, assert_problem, image, running_api
+from service.media.models import MediaItem
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+JPEG = image()
+
+
+@pytest.fixture
+async def api(embedded_settings: Settings) -> AsyncIterator[Api]:
+    settings = embedded_settings.model_copy(update={"x_accel_redirect": True})
+    async with running_api(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def owner(api: Api) -> Headers:
+    return await api.signed_in()
+
+
+async def processed(api: Api, owner: Headers, **more: str) -> dict[str, Any]:
+    item = await api.upload(owner, JPEG, "photo 100%.jpg", **more)
+    return await api.done(owner, item["id"])
+
+
+async def set_values(api: Api, **values: Any) -> None:
+    async with api.resources.database.transaction() as session:
+        await session.execute(update(MediaItem).values(**values))
+
+
+def file_of(api: Api, address: str) -> Path:
+    """The file nginx would send."""
+    assert address.startswith("/_media/")
+    return Path(api.resources.settings.upload_folder) / address.removeprefix("/_media/")
+
+
+async def test_nginx_is_told_which_file_to_send_and_as_what(api: Api, owner: Headers) -> None:
+    item = await processed(api, owner)
+    answer = await api.client.get(item["url"], headers=owner)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert file_of(api, answer.headers["x-accel-redirect"]).read_bytes() == JPEG
+    assert answer.headers["content-type"] == "image/jpeg"
+    name = "inline; filename*=UTF-8''photo%20100%25.jpg"
+    assert answer.headers["content-disposition"] == name
+    assert answer.headers["cache-control"] == "private, no-cache"
+
+
+async def test_a_thumbnail_is_a_file_as_well(api: Api, owner: Headers) -> None:
+    item = await processed(api, owner, public="true")
+    answer = await api.client.get(item["thumbnail_url"])
+    assert file_of(api, answer.headers["x-accel-redirect"]).read_bytes()[:4] == b"RIFF"
+    assert answer.headers["content-type"] == "image/webp"
+    assert answer.headers["cache-control"] == "public, max-age=60"
+
+
+@pytest.mark.parametrize("asked", [{"Range": "bytes=0-3"}, {"Range": "bytes=9999-"}])
+async def test_ranges_are_left_to_nginx(api: Api, owner: Headers, asked: Headers) -> None:
+    item = await processed(api, owner)
+    answer = await api.client.get(item["url"], headers=owner | asked)
+    assert answer.status_code == 200
+    assert "x-accel-redirect" in answer.headers
+
+
+async def test_conditions_are_left_to_nginx(api: Api, owner: Headers) -> None:
+    """It has an ETag of its own, and passes on what clients ask."""
+    item = await processed(api, owner)
+    answer = await api.client.get(item["url"], headers=owner | {"If-None-Match": "*"})
+    assert answer.status_code == 200
+    assert "etag" not in answer.headers
+    assert "accept-ranges" not in answer.headers
+
+
+async def test_head_is_left_to_nginx(api: Api, owner: Headers) -> None:
+    item = await processed(api, owner)
+    got = await api.client.get(item["url"], headers=owner)
+    head = await api.client.head(item["url"], headers=owner)
+    assert head.headers["x-accel-redirect"] == got.headers["x-accel-redirect"]
+
+
+@pytest.mark.parametrize("status", ["received", "processing"])
+async def test_what_is_still_processed_is_sent_by_the_application(
+    api: Api, owner: Headers, status: str
+) -> None:
+    """Its type is not known for good, of which nginx's ETag knows nothing."""
+    item = await processed(api, owner)
+    await set_values(api, status=status, content_type=None)
+    answer = await api.client.get(item["url"], headers=owner)
+    assert answer.content == JPEG
+    assert answer.headers["etag"]
+    assert "x-accel-redirect" not in answer.headers
+
+
+async def test_what_could_not_be_processed_is_sent_as_mere_bytes(api: Api, owner: Headers) -> None:
+    item = await processed(api, owner)
+    await set_values(api, status="failed", content_type=None)
+    answer = await api.client.get(item["url"], headers=owner)
+    assert "x-accel-redirect" in answer.headers
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment;")
+
+
+async def test_nginx_learns_nothing_for_those_who_may_not(api: Api, owner: Headers) -> None:
+    item = await processed(api, owner)
+    eve = await api.signed_in("eve@example.org")
+    for url in (item["url"], item["thumbnail_url"], f"{item['url']}x"):
+        answer = await api.client.get(url, headers=eve)
+        assert_problem(answer, 404)
+        assert "x-accel-redirect" not in answer.headers
+
+
+async def test_bytes_that_are_lost_are_404_and_an_error_in_the_log(
+    api: Api, owner: Headers, log_lines: list[dict[str, Any]]
+) -> None:
+    item = await processed(api, owner)
+    shutil.rmtree(Path(api.resources.settings.upload_folder))
+    assert_problem(await api.client.get(item["url"], headers=owner), 404)
+    (line,) = [line for line in log_lines if line["message"] == "media_bytes_missing"]
+    assert line["level"] == "error"
+
+
+async def test_without_the_setting_the_application_sends_everything(
+    embedded_settings: Settings,
+) -> None:
+    async with running_api(embedded_settings) as api:
+        owner = await api.signed_in()
+        item = await processed(api, owner)
+        answer = await api.client.get(item["url"], headers=owner)
+        assert answer.content == JPEG
+        assert "x-accel-redirect" not in answer.headers
