@@ -5,22 +5,43 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
+SWAGGER_UI := src/service/assets/swagger-ui
 MODE ?= auto
+STACK ?= auto
+BACKUP ?=
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: help run test check format bench lock clean
+.PHONY: help run logs stop deploy secrets backup restore test check format bench lock assets clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/runtime ## serve on http://127.0.0.1:8000 (MODE=auto|embedded); Ctrl-C stops it
+run: ## serve, in containers where an engine answers (MODE=auto|containers|embedded); Ctrl-C stops it
 	@scripts/run $(MODE)
+
+logs: ## follow the containers' logs (STACK=auto|development|production)
+	@scripts/stack $(STACK) logs --follow --tail 100
+
+stop: ## stop the containers; volumes stay (STACK)
+	@scripts/stack $(STACK) --profile deploy down
+
+deploy: ## build and replace what compose.production.yaml runs, without a failed request
+	@scripts/deploy
+
+secrets: ## write the files that are missing in secrets/
+	@scripts/secrets
+
+backup: ## copy database and media of the containers to backups/ (STACK)
+	@scripts/backup $(STACK)
+
+restore: ## fill an empty stack from BACKUP=backups/... (STACK=production|development)
+	@scripts/restore "$(BACKUP)" $(if $(filter auto,$(STACK)),production,$(STACK))
 
 test: .venv/dev ## set up servers where they are missing, then the whole test suite
 	@scripts/test-servers
 	@$(BIN)/python -m pytest $(PYTEST)
 
-check: .venv/dev ## formatter, linter, types, import contract, lock, shell, server configuration
+check: .venv/dev .venv-lint/done ## formatter, linter, types, import contract, lock, shell, containers, server configuration
 	@scripts/check
 
 format: .venv/dev ## rewrite the code as the formatter wants it
@@ -34,9 +55,16 @@ lock: .venv/dev ## renew requirements*.txt from pyproject.toml (UPGRADE=1: to th
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements-dev.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:build -o requirements-build.txt
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:lint -o requirements-lint.txt
+
+assets: ## renew the vendored Swagger UI from package-lock.json (needs npm; nothing else does)
+	@npm ci --silent
+	@cp node_modules/swagger-ui-dist/{swagger-ui.css,swagger-ui-bundle.js{,.LICENSE.txt},LICENSE,NOTICE} $(SWAGGER_UI)/
+	@sed -i '/^\/[/*]# sourceMappingURL=/d' $(SWAGGER_UI)/swagger-ui{.css,-bundle.js}
+	@rm -rf node_modules
 
 clean: ## remove what the other targets made, but not your data under var/
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .venv-lint build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/runtime: requirements.txt requirements-build.txt pyproject.toml
 	@PYTHON=$(PYTHON) scripts/venv requirements.txt
@@ -45,3 +73,8 @@ clean: ## remove what the other targets made, but not your data under var/
 .venv/dev: requirements-dev.txt requirements-build.txt pyproject.toml
 	@PYTHON=$(PYTHON) scripts/venv requirements-dev.txt
 	@touch $@ .venv/runtime
+
+.venv-lint/done: requirements-lint.txt | .venv/dev
+	@rm -rf .venv-lint && $(BIN)/uv venv --quiet .venv-lint
+	@VIRTUAL_ENV=.venv-lint $(BIN)/uv pip install --quiet --require-hashes -r requirements-lint.txt
+	@touch $@

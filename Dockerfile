@@ -1,0 +1,68 @@
+# One image for every role: web (the default), worker and migrations. nginx is the stock image and is
+# given what lies under /srv/service/front. `--target development` reloads and catches mail.
+# checkov:skip=CKV_DOCKER_7: the ARG has the version
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+
+# --- everything that is installed, and all that installs it ---------------------------------------
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+# strip, for libraries that wheels ship with their debug symbols: 43 MB of them.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+WORKDIR /srv/service
+COPY requirements-build.txt requirements.txt ./
+# The environment has no pip: the base image's fills it, and stays behind.
+RUN python -m venv --without-pip /opt/venv \
+ && pip install --quiet --require-hashes --only-binary :all: --target /opt/backend -r requirements-build.txt \
+ && pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r requirements.txt \
+ && find /opt/venv \( -name tests -o -name testing \) -type d -prune -exec rm -rf {} + \
+ && find /opt/venv \( -name '*.pyx' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -type f -delete \
+ && find /opt/venv -name '*.so*' -type f -exec strip --strip-unneeded {} +
+# Only the code from here on: a change of it leaves the layer above as it is.
+COPY pyproject.toml README.md ./
+COPY src src
+RUN PYTHONPATH=/opt/backend pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation \
+    --editable . \
+ && python -m compileall -q src \
+ && /opt/venv/bin/service static front/static
+COPY nginx.conf deploy/nginx front/
+COPY migrations migrations
+COPY gunicorn_async_config.py ./
+
+# --- what reloads, and catches mail: the whole development lock on top ----------------------------
+FROM build AS development
+COPY requirements-dev.txt ./
+RUN pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r requirements-dev.txt \
+ && install -d -o 10001 -g 10001 /srv/media /srv/service/var
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 UPLOAD_FOLDER=/srv/media
+USER 10001:10001
+HEALTHCHECK --interval=5s --timeout=4s --start-period=30s CMD ["service", "health", "ready"]
+CMD ["watchfiles", "gunicorn -c gunicorn_async_config.py", "src", "gunicorn_async_config.py"]
+
+# --- what runs in production ----------------------------------------------------------------------
+FROM ${PYTHON_IMAGE}
+# Volumes take owner and mode from here. Numbers, as Kubernetes cannot tell whether a name is root.
+RUN install -d -o 10001 -g 10001 /srv/media /srv/front /run/service
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /srv/service /srv/service
+WORKDIR /srv/service
+# A configuration that is not fit for production is refused, and not run as if it were development.
+ENV ENVIRONMENT=production \
+    PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    BIND=0.0.0.0:8000 \
+    UPLOAD_FOLDER=/srv/media
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=4s --start-period=30s CMD ["service", "health", "ready"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="service" \
+      org.opencontainers.image.description="An async FastAPI service that is already in production" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# SIGTERM drains. No init beside: Gunicorn's master and the worker reap what they are given.
+STOPSIGNAL SIGTERM
+CMD ["gunicorn", "-c", "gunicorn_async_config.py"]
