@@ -42,6 +42,7 @@ test: .venv/dev ## set up servers where they are missing, then the whole test su
 	@$(BIN)/python -m pytest $(PYTEST)
 
 check: .venv/dev .venv-lint/done ## formatter, linter, types, import contract, lock, shell, containers, server configuration
+	@scripts/test-servers
 	@scripts/check
 
 format: .venv/dev ## rewrite the code as the formatter wants it

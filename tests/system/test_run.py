@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from servers import ROOT, Postgresql, RedisServer, clean_environment, free_port, wait_until
+from servers import ROOT, Postgresql, RedisServer, clean_environment, free_port, require, wait_until
 from stack import copy_checkout
 
 
@@ -68,6 +68,7 @@ class Run:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy with the environment of this one."""
+    require((ROOT / ".venv" / "runtime").exists(), "make .venv/runtime")
     copy_checkout(tmp_path)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     return tmp_path
@@ -78,11 +79,6 @@ def embedded(checkout: Path) -> Iterator[Run]:
     run = Run(checkout, "MODE=embedded")
     yield run
     run.stop()
-
-
-pytestmark = pytest.mark.skipif(
-    not (ROOT / ".venv" / "runtime").exists(), reason="make .venv/runtime has not been run here"
-)
 
 
 def test_embedded_says_what_it_chose_and_serves(embedded: Run) -> None:
