@@ -28,6 +28,8 @@ RUN PYTHONPATH=/opt/backend pip --python /opt/venv/bin/python install --quiet --
 COPY nginx.conf deploy/nginx front/
 COPY migrations migrations
 COPY gunicorn_async_config.py ./
+# Whatever the umask of who cloned it: another user runs it.
+RUN chmod -R u=rwX,go=rX /srv/service
 
 # --- what reloads, and catches mail: the whole development lock on top ----------------------------
 FROM build AS development

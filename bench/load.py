@@ -18,7 +18,7 @@ class Load:
 
 def run(url: str, *, seconds: int, connections: int, headers: Sequence[str] = ()) -> Load:
     """Bounded in time and connections; the address is always loopback."""
-    assert url.startswith("http://127.0.0.1:"), url
+    assert url.startswith(("http://127.0.0.1:", "https://localhost:")), url
     extra = [item for header in headers for item in ("-H", header)]
     command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", *extra, url]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout

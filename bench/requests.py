@@ -46,7 +46,7 @@ def _rows(name: str, pairs: list[tuple[Load, Load]], least: float, most: float |
     return rows
 
 
-def _web(directory: Path, app: str, environment: dict[str, str]) -> Web:
+def web_for_bench(directory: Path, app: str, environment: dict[str, str]) -> Web:
     common = {"ACCESS_LOG": "false", "LOG_LEVEL": "warning", "MAX_REQUESTS": "0"}
     return Web(directory, common | environment, arguments=(f"bench.apps:{app}()",))
 
@@ -54,8 +54,8 @@ def _web(directory: Path, app: str, environment: dict[str, str]) -> Web:
 def trivial(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """A trivial JSON route in the whole service against the same in a bare FastAPI."""
     environment = {"DATABASE_URL": postgresql.new_database(), "REDIS_URL": redis.url}
-    full = _web(directory / "full", "full", environment)
-    bare = _web(directory / "bare", "bare", environment)
+    full = web_for_bench(directory / "full", "full", environment)
+    bare = web_for_bench(directory / "bare", "bare", environment)
     with running(full), running(bare, wait="/trivial"):
         pairs = _pairs(
             lambda: run(f"{full.url}/trivial", seconds=SECONDS, connections=CONNECTIONS),
@@ -70,8 +70,8 @@ def who_am_i(directory: Path, postgresql: Postgresql, redis: RedisServer) -> lis
     url = postgresql.new_database()
     bearer = Bearer()
     environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "BENCH_TOKEN_DIGEST": bearer.digest}
-    full = _web(directory / "me", "full", environment)
-    raw = _web(directory / "raw", "raw_query", environment)
+    full = web_for_bench(directory / "me", "full", environment)
+    raw = web_for_bench(directory / "raw", "raw_query", environment)
     full.directory.mkdir(parents=True)
     migrated = run_service("migrate", environment=full.variables(), cwd=full.directory)
     assert migrated.returncode == 0, migrated.stderr

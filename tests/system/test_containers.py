@@ -209,6 +209,22 @@ def test_the_image_has_what_runs_and_nothing_that_builds(production: Stack) -> N
     assert not re.search(r"\bpip\b|pytest|/tests|gcc|\bld\b|strip|\.env", found), found
 
 
+def test_a_checkout_that_only_its_owner_reads_makes_an_image_that_runs(production: Stack) -> None:
+    """COPY keeps modes, and the container's user is somebody else."""
+    files = [p for p in production.directory.rglob("*.py") if p.is_file()]
+    modes = {path: path.stat().st_mode & 0o777 for path in files}
+    image = f"{production.project}-umask"
+    try:
+        for path in files:
+            path.chmod(0o600)
+        docker("build", "--quiet", "--tag", image, ".", cwd=production.directory)
+        assert docker("run", "--rm", image, check=False).returncode == 78
+    finally:
+        docker("rmi", "--force", image, check=False)
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
 def test_a_dotenv_is_not_taken_into_an_image(production: Stack) -> None:
     marker = "sesame-in-a-dotenv"
     places = (".env", "src/.env", "src/service/.env.production", "migrations/.env")
