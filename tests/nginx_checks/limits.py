@@ -1,0 +1,194 @@
+"""How often a client may ask, and how much it may send. The rates need a LIMITED site."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from echo import Answer
+from nginx import Site
+from nginx_checks import new_client, new_path
+
+KIB = 1024
+UPLOAD_BYTES = 16 * KIB * KIB + 64 * KIB
+SLACK = 6  # what the rate lets through while a burst is being sent
+
+
+def statuses(site: Site, times: int, path: str, method: str = "GET", **client: str) -> list[int]:
+    """Of as many requests of one client as fast as they go."""
+    headers = client or new_client()
+    return [site.nginx.ask(path, method, headers=headers).status_code for _ in range(times)]
+
+
+def assert_limited(answers: list[int], burst: int, slack: int = SLACK) -> None:
+    """One and the burst are served at once, the others refused at once."""
+    assert set(answers) == {200, 429}
+    served = answers.count(200)
+    assert burst < served <= burst + 1 + slack, f"{served} were served"
+    assert answers[: burst + 1] == [200] * (burst + 1)
+
+
+def the_api_is_limited(site: Site) -> None:
+    begun = time.monotonic()
+    answers = statuses(site, 60, "/api/media")
+    assert time.monotonic() - begun < 3, "requests were queued"
+    assert_limited(answers, 20, 30)
+
+
+def logging_in_is_limited_more(site: Site) -> None:
+    assert_limited(statuses(site, 15, "/login", "POST"), 5)
+
+
+def what_sends_mail_or_checks_a_secret_is_limited_more(site: Site) -> None:
+    """One budget for all of it."""
+    client = new_client()
+    paths = ["/login", "/api/accounts", "/api/accounts/confirm", "/confirm"]
+    paths += ["/api/accounts/password/forgot", "/api/accounts/password/reset"]
+    answers = [statuses(site, 1, path, "POST", **client)[0] for path in paths * 3]
+    assert_limited(answers, 5)
+    for path in paths:
+        client = new_client()
+        assert_limited(statuses(site, 12, path, "POST", **client), 5)
+
+
+def reading_is_not_limited_as_logging_in_is(site: Site) -> None:
+    for path in ("/api/accounts/me", "/confirm?token=x"):
+        assert set(statuses(site, 15, path)) == {200}
+
+
+def a_disguised_login_is_limited_as_well(site: Site) -> None:
+    client = [f"{name}: {value}" for name, value in new_client().items()]
+    paths = ("/login", "//login", "/./login", "/%6cogin", "/x/../login", "/login?a=b", "/login/")
+    answers = []
+    for path in paths * 2:
+        with site.nginx.connect() as connection:  # as a client library would tidy it up
+            connection.sendall(site.nginx.head("POST", path, "Content-Length: 0", *client))
+            answers.append(int(connection.recv(100).split()[1]))
+    assert_limited(answers, 5)
+
+
+def a_gallery_is_not_limited_as_the_api_is(site: Site) -> None:
+    client = new_client()
+    assert set(statuses(site, 150, "/media/1/thumbnail", **client)) == {200}
+    assert set(statuses(site, 15, "/api/media", **client)) == {200}
+
+
+def a_gallery_is_limited_too(site: Site) -> None:
+    answers = statuses(site, 400, "/media/1/thumbnail")
+    assert_limited(answers, 200, 150)
+
+
+def ipv6_clients_are_counted_by_network(site: Site) -> None:
+    same = [f"2001:db8:1:2::{number:x}" for number in range(1, 16)]
+    asked = [statuses(site, 1, "/login", "POST", **{"X-Forwarded-For": ip})[0] for ip in same]
+    assert_limited(asked, 5)
+    other = [f"2001:db8:1:{number:x}::1" for number in range(16, 32)]
+    asked = [statuses(site, 1, "/login", "POST", **{"X-Forwarded-For": ip})[0] for ip in other]
+    assert set(asked) == {200}
+
+
+def a_client_has_so_many_requests_at_once(site: Site) -> None:
+    """128, as many as one HTTP/2 connection can ask."""
+    client, path = new_client(), new_path("/media/slow-")
+    site.echo.answers[path] = Answer(delay_seconds=4)
+
+    def ask(headers: dict[str, str]) -> int:
+        return site.nginx.ask(path, headers=headers).status_code
+
+    with ThreadPoolExecutor(161) as threads:
+        same = [threads.submit(ask, client) for _ in range(160)]
+        other = threads.submit(ask, new_client())
+        answers = [future.result() for future in same]
+        assert (answers.count(200), answers.count(429)) == (128, 32)
+        assert other.result() == 200
+
+
+def a_refusal_says_when_to_come_back(site: Site) -> None:
+    client = new_client()
+    answers = [site.nginx.ask("/login", "POST", headers=client) for _ in range(8)]
+    assert answers[-1].status_code == 429
+    assert answers[-1].headers.get("retry-after") == "1"
+    assert answers[-1].json()["title"] == "Too Many Requests"
+
+
+def probes_inside_are_not_limited(site: Site) -> None:
+    asked = [site.nginx.internal("/health/ready").status_code for _ in range(60)]
+    assert set(asked) == {200}
+
+
+def uploads_may_be_as_large_as_the_app_takes(site: Site) -> None:
+    answer = site.nginx.ask("/api/media", "POST", content=bytes(UPLOAD_BYTES))
+    assert answer.status_code == 200
+    assert answer.json()["length"] == UPLOAD_BYTES
+
+
+def uploads_are_limited(site: Site) -> None:
+    asked = site.echo.counted("/api/media")
+    answer = site.nginx.ask("/api/media", "POST", content=bytes(UPLOAD_BYTES + 1))
+    assert answer.status_code == 413
+    assert site.echo.counted("/api/media") == asked
+
+
+def uploads_without_a_length_are_limited(site: Site) -> None:
+    pieces = (bytes(KIB * KIB) for _ in range(18))
+    with site.nginx.connect() as connection:
+        lines = ("Transfer-Encoding: chunked", "Connection: close")
+        connection.sendall(site.nginx.head("POST", "/api/media", *lines))
+        try:
+            for piece in pieces:
+                connection.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            connection.sendall(b"0\r\n\r\n")
+        except OSError:
+            pass  # it hangs up on who sends on
+        assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def other_bodies_are_small(site: Site) -> None:
+    for path in ("/login", "/", "/api/media/1", "/api/public/media", "/media/1/a", "/confirm"):
+        small = site.nginx.ask(path, "POST", content=bytes(64 * KIB))
+        assert (small.status_code, small.json()["length"]) == (200, 64 * KIB)
+        assert site.nginx.ask(path, "POST", content=bytes(64 * KIB + 1)).status_code == 413
+
+
+def a_password_never_touches_a_disk(site: Site) -> None:
+    """Bodies up to the limit stay in memory: nginx would warn of a temporary file."""
+    path = new_path("/login-")
+    site.nginx.ask(path, "POST", content=bytes(64 * KIB))
+    assert f"POST {path} " not in site.nginx.errors
+
+
+def the_app_gets_whole_bodies_alone(site: Site) -> None:
+    """A slow upload holds nginx, and not the app."""
+    path = "/api/media"
+    begun = site.echo.begun[path]
+    with site.nginx.connect() as connection:
+        lines = ("Content-Length: 100000", "Connection: close")
+        connection.sendall(site.nginx.head("POST", path, *lines) + bytes(50_000))
+        time.sleep(0.5)
+        assert site.echo.begun[path] == begun
+        connection.sendall(bytes(50_000))
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert len(site.echo.last(path).body) == 100_000
+
+
+RATES = [
+    the_api_is_limited,
+    logging_in_is_limited_more,
+    what_sends_mail_or_checks_a_secret_is_limited_more,
+    reading_is_not_limited_as_logging_in_is,
+    a_disguised_login_is_limited_as_well,
+    a_gallery_is_not_limited_as_the_api_is,
+    a_gallery_is_limited_too,
+    ipv6_clients_are_counted_by_network,
+    a_client_has_so_many_requests_at_once,
+    a_refusal_says_when_to_come_back,
+    probes_inside_are_not_limited,
+]
+SIZES = [
+    uploads_may_be_as_large_as_the_app_takes,
+    uploads_are_limited,
+    uploads_without_a_length_are_limited,
+    other_bodies_are_small,
+    a_password_never_touches_a_disk,
+    the_app_gets_whole_bodies_alone,
+]

@@ -1,0 +1,69 @@
+"""What changes while the proxy serves: its configuration, and where the app is."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from echo import Echo
+from name_server import NameServer
+from nginx import Nginx, Site
+from nginx_checks import OPEN, changes
+from servers import free_port, wait_until
+
+pytestmark = pytest.mark.parametrize("nginx_kind", ["image"], indirect=True)
+
+
+def test_a_reload_fails_no_request(site: Site) -> None:
+    """As `keepalive_min_timeout` has it, which the oldest supported nginx does not know."""
+    changes.a_reload_fails_no_request(site)
+
+
+@pytest.fixture
+def names() -> Iterator[NameServer]:
+    with NameServer("127.0.0.1") as server:
+        yield server
+
+
+@pytest.fixture
+def found_by_name(
+    nginx_kind: str, nginx_directory: Path, names: NameServer, request: pytest.FixtureRequest
+) -> Iterator[Nginx]:
+    """An nginx whose upstream is a name."""
+    port = free_port()
+    environment = {"UPSTREAM": f"app.test:{port}", "RESOLVER": f"127.0.0.1:{names.port}"}
+    nginx = Nginx(nginx_directory / request.node.originalname, nginx_kind, OPEN | environment)
+    try:
+        yield nginx.start()
+    finally:
+        nginx.stop()
+
+
+def app_port(nginx: Nginx) -> int:
+    return int(nginx.environment["UPSTREAM"].rpartition(":")[2])
+
+
+def test_an_app_that_moved_is_found_again(found_by_name: Nginx, names: NameServer) -> None:
+    """A container that is created anew comes back at another address."""
+    nginx = found_by_name
+    with Echo(("127.0.0.1", app_port(nginx)), "before"):
+        assert nginx.ask("/").headers["x-answered-by"] == "before"
+    with Echo(("127.0.0.2", app_port(nginx)), "after"):
+        names.address = "127.0.0.2"
+        begun = time.monotonic()
+        wait_until(lambda: nginx.ask("/").status_code == 200, seconds=5)
+        assert time.monotonic() - begun < 3
+        assert nginx.ask("/").headers["x-answered-by"] == "after"
+
+
+def test_nginx_starts_before_the_app_has_a_name(found_by_name: Nginx, names: NameServer) -> None:
+    nginx = found_by_name
+    names.address = None
+    wait_until(lambda: nginx.ask("/").status_code == 502, seconds=5)
+    nginx.stop()
+    nginx.start()
+    assert nginx.ask("/").status_code == 502
+    with Echo(("127.0.0.1", app_port(nginx)), "at last"):
+        names.address = "127.0.0.1"
+        wait_until(lambda: nginx.ask("/").status_code == 200, seconds=15)
