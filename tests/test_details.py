@@ -239,11 +239,13 @@ async def test_nothing_in_it_blocks_the_loop(
 ) -> None:
     """With a hundred samples and reports the loop is late by 5 ms no more often than without."""
     monkeypatch.setattr("service.details.SAMPLE_SECONDS", 0.01)
-    without = await times_late(each=idle)
+    more = []
     async with serving(with_token) as (app, _):
-        late = await times_late(each=app.details.report)
-    # A call that blocks for 5 ms would add a hundred.
-    assert late <= 2 * without + 25
+        for _ in range(3):  # what else the machine does comes and goes
+            without = await times_late(each=idle)
+            more.append(await times_late(each=app.details.report) - 2 * without)
+    # A call that blocks for 5 ms would add a hundred, each time.
+    assert min(more) <= 25
 
 
 async def idle() -> None:
