@@ -51,6 +51,8 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
     assert {f"{method.upper()} {path}" for method, path, _ in operations(schema)} == {
         "POST /api/accounts",
         "POST /api/accounts/confirm",
+        "POST /api/accounts/password/forgot",
+        "POST /api/accounts/password/reset",
         "POST /login",
         "POST /logout",
         "GET /api/accounts/me",
@@ -106,6 +108,8 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
     [
         ("post", "/api/accounts", {"202", "400", "422"}),
         ("post", "/api/accounts/confirm", {"204", "400", "422"}),
+        ("post", "/api/accounts/password/forgot", {"202", "400", "422"}),
+        ("post", "/api/accounts/password/reset", {"204", "400", "422"}),
         ("post", "/login", {"200", "400", "401", "422"}),
         ("post", "/logout", {"204", "401", "403"}),
         ("get", "/api/accounts/me", {"200", "401"}),

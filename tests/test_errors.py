@@ -75,6 +75,8 @@ async def test_an_unknown_path_is_404_with_every_method(embedded_api: Api, metho
         ("PATCH", f"{BYTES}/thumbnail", "GET, HEAD"),
         ("DELETE", f"{BYTES}/name", "GET, HEAD"),
         ("PUT", "/confirm", "GET, HEAD, POST"),
+        ("PUT", "/reset", "GET, HEAD, POST"),
+        ("GET", "/api/keys/x", "DELETE"),
         ("POST", "/openapi.json", "GET, HEAD"),
     ],
 )

@@ -6,17 +6,19 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Response
 from fastapi.security import OAuth2PasswordRequestForm
 
-from service.accounts import keys, logins, registration
+from service.accounts import keys, logins, password_reset, registration
 from service.accounts.schemas import (
     Accepted,
     AccessToken,
     AccountView,
     Confirmation,
+    Forgotten,
     IssuedKey,
     KeyList,
     KeyView,
     NewAccount,
     NewKey,
+    PasswordReset,
 )
 from service.accounts.sessions import CurrentAccount, Identity, LoggedIn
 from service.documented import problems
@@ -37,6 +39,22 @@ async def create_account(account: NewAccount, resources: Provided) -> Accepted:
 async def confirm_account(confirmation: Confirmation, resources: Provided) -> None:
     """Confirm an account with the token from the mail. It works once."""
     await registration.confirm(resources, confirmation.token)
+
+
+@router.post("/api/accounts/password/forgot", status_code=202, responses=problems(400, 422, 503))
+async def forget_password(forgotten: Forgotten, resources: Provided) -> Accepted:
+    """Ask for a link to set a new password. The answer is the same for an unknown address."""
+    await password_reset.ask(resources, forgotten.email)
+    return Accepted()
+
+
+@router.post("/api/accounts/password/reset", status_code=204, responses=problems(400, 422, 503))
+async def reset_password(wanted: PasswordReset, resources: Provided) -> None:
+    """Set a new password with the token from the mail, which works once, for an hour.
+
+    Every login and every API key of the account ends.
+    """
+    await password_reset.reset(resources, wanted.token, wanted.password)
 
 
 @router.post("/login", responses=problems(400, 401, 422, 503))

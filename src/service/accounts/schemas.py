@@ -68,6 +68,15 @@ class Confirmation(BaseModel):
     token: str = Field(max_length=500)
 
 
+class Forgotten(BaseModel):
+    email: Email
+
+
+class PasswordReset(BaseModel):
+    token: str = Field(max_length=500)
+    password: Password
+
+
 class Accepted(BaseModel):
     """The same whether the address was known or not."""
 

@@ -1,0 +1,13 @@
+"""What the worker does for accounts."""
+
+from service.accounts import password_reset
+from service.jobs import Job, Task
+from service.resources import Resources
+
+
+async def mail_reset_link(resources: Resources, job: Job) -> None:
+    """May run more than once: the mail's key is the request's."""
+    await password_reset.mail_link(resources, job.arguments["email"], job.arguments["event"])
+
+
+TASKS = (Task(password_reset.MAIL_LINK, mail_reset_link),)
