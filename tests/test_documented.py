@@ -110,7 +110,7 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("post", "/api/accounts/confirm", {"204", "400", "422"}),
         ("post", "/api/accounts/password/forgot", {"202", "400", "422"}),
         ("post", "/api/accounts/password/reset", {"204", "400", "422"}),
-        ("post", "/login", {"200", "400", "401", "422"}),
+        ("post", "/login", {"200", "400", "401", "422", "429"}),
         ("post", "/logout", {"204", "401", "403"}),
         ("get", "/api/accounts/me", {"200", "401"}),
         ("post", "/api/keys", {"201", "400", "401", "403", "409", "422"}),

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import LargeBinary, delete, insert, literal, select
 
+from service.accounts import attempts
 from service.accounts.addresses import normalise
 from service.accounts.models import Account, Token
 from service.accounts.passwords import verify_password
@@ -27,14 +28,20 @@ class LoginRefused(ServiceError):
 
 
 async def log_in(resources: Resources, email: str, password: str) -> str:
-    """A new bearer token. Raises LoginRefused, after the same work whatever the reason."""
-    account, password_hash = await find_by_email(resources, _known_form(email))
-    matches = await verify_password(resources, password, password_hash)
-    if account is None or password_hash is None or not matches:
-        raise LoginRefused
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    if not await _added(resources, token, account.id, password_hash):
-        raise LoginRefused
+    """A new bearer token. Raises LoginRefused, after the same work whatever the reason, and
+    LimitReached, also for the right password."""
+    address = _known_form(email)
+    limit = attempts.logins(resources.settings)
+    # Counted before it is known to fail: of a thousand at the same moment only a few are tried.
+    async with resources.limits.counted(limit, address):
+        account, password_hash = await find_by_email(resources, address)
+        matches = await verify_password(resources, password, password_hash)
+        if account is None or password_hash is None or not matches:
+            raise LoginRefused
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        if not await _added(resources, token, account.id, password_hash):
+            raise LoginRefused
+    await resources.limits.forget(limit, address)
     return token
 
 

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 from sqlalchemy import delete, func, select, update
 
-from service.accounts import links, passwords
+from service.accounts import attempts, links, passwords
 from service.accounts.models import Account, ApiKey, Token
+from service.limits import LimitReached
 from service.outbox import post
 from service.resources import Resources
 
@@ -46,10 +47,17 @@ async def ask(resources: Resources, email: str) -> None:
     """Have a link mailed to an address that has an account.
 
     Whether it has one is looked up by a job: a request does the same for every address, so that
-    the time of its answer does not tell.
+    the time of its answer does not tell. Too many for one address change nothing.
     """
-    async with resources.database.transaction() as session:
-        await resources.jobs.enqueue(session, MAIL_LINK, email=email, event=secrets.token_hex(8))
+    event = secrets.token_hex(8)
+    try:
+        async with (
+            resources.limits.counted(attempts.RESET_MAILS, email),
+            resources.database.transaction() as session,
+        ):
+            await resources.jobs.enqueue(session, MAIL_LINK, email=email, event=event)
+    except LimitReached:
+        log.info("reset_mail_limited")
 
 
 async def mail_link(resources: Resources, email: str, event: str) -> None:
@@ -90,4 +98,5 @@ async def reset(resources: Resources, token: str, password: SecretStr) -> None:
         text = CHANGED_TEXT.format(url=resources.settings.site_url)
         key = f"changed-{account_id.hex}-{new_stamp}"
         await post(resources, session, key=key, to=email, subject=CHANGED_SUBJECT, text=text)
+    await resources.limits.forget(attempts.logins(resources.settings), email)
     log.info("password_reset", extra={"account_id": str(account_id)})

@@ -1,5 +1,6 @@
 """Creating and confirming accounts, without telling anybody which addresses are known."""
 
+import logging
 import secrets
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -8,10 +9,13 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.accounts import links, passwords
+from service.accounts import attempts, links, passwords
 from service.accounts.models import Account
+from service.limits import LimitReached
 from service.outbox import post
 from service.resources import Resources
+
+log = logging.getLogger(__name__)
 
 CONFIRM_SUBJECT = "Confirm your account"
 CONFIRM_TEXT = """\
@@ -37,16 +41,25 @@ You can log in at {url}. If it was not you, you can ignore this mail.
 async def register(resources: Resources, email: str, password: SecretStr) -> None:
     """Create an account that waits for its confirmation.
 
-    Asked again before the confirmation, the newest password and the newest link count. For an
-    address that is confirmed nothing changes, and its owner is told.
+    Asked again before the confirmation, the newest password and the newest link count: a link
+    confirms the password it was mailed for, and no other. For an address that is confirmed nothing
+    changes, and its owner is told. Too many for one address change nothing.
     """
     password_hash = await passwords.hash_password(resources, password.get_secret_value())
+    try:
+        async with resources.limits.counted(attempts.CONFIRMATION_MAILS, email):
+            await _register(resources, email, password_hash)
+    except LimitReached:
+        log.info("confirmation_mail_limited")
+
+
+async def _register(resources: Resources, email: str, password_hash: str) -> None:
     stamp, now = secrets.token_hex(8), datetime.now(UTC)
     insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
-    values = {"password_hash": password_hash, "stamp": stamp}
+    values = {"password_hash": password_hash, "stamp": stamp, "created_at": now}
     statement = (
         insert(Account)
-        .values(id=uuid4(), email=email, created_at=now, **values)
+        .values(id=uuid4(), email=email, **values)
         .on_conflict_do_update(
             index_elements=[Account.email], set_=values, where=Account.confirmed_at.is_(None)
         )

@@ -57,7 +57,7 @@ async def reset_password(wanted: PasswordReset, resources: Provided) -> None:
     await password_reset.reset(resources, wanted.token, wanted.password)
 
 
-@router.post("/login", responses=problems(400, 401, 422, 503))
+@router.post("/login", responses=problems(400, 401, 422, 429, 503))
 async def log_in(
     form: Annotated[OAuth2PasswordRequestForm, Depends()], resources: Provided, response: Response
 ) -> AccessToken:
