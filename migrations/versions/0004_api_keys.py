@@ -1,4 +1,4 @@
-"""API keys."""
+"""API keys, and when scheduled tasks are due."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,3 +28,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("digest", name="uq_api_keys_digest"),
     )
     op.create_index("ix_api_keys_account_id", "api_keys", ["account_id"])
+    op.create_table(
+        "schedule",
+        sa.Column("task", sa.String(100), primary_key=True),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+    )

@@ -1,6 +1,6 @@
 """What the worker does for accounts."""
 
-from service.accounts import password_reset
+from service.accounts import housekeeping, password_reset
 from service.jobs import Job, Task
 from service.resources import Resources
 
@@ -10,4 +10,7 @@ async def mail_reset_link(resources: Resources, job: Job) -> None:
     await password_reset.mail_link(resources, job.arguments["email"], job.arguments["event"])
 
 
-TASKS = (Task(password_reset.MAIL_LINK, mail_reset_link),)
+TASKS = (
+    Task(password_reset.MAIL_LINK, mail_reset_link),
+    Task(housekeeping.CLEAN_UP, housekeeping.clean_up, every_seconds=housekeeping.EVERY_SECONDS),
+)
