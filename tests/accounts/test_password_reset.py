@@ -5,15 +5,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import SecretStr
 from sqlalchemy import select, text
 
 from account_jobs import mails, settle
-from api import PASSWORD, Api, assert_problem, running_api
+from api import PASSWORD, Api, assert_problem
 from service.accounts import links, logins, password_reset
 from service.accounts.models import Account, ApiKey, Token
-from service.fields import SecretList
-from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -252,24 +249,3 @@ async def test_an_unfit_password_is_422_and_does_not_come_back(
     answer = await reset(embedded_api, token, password)
     assert assert_problem(answer, 422)["errors"][0]["in"] == "body.password"
     assert (await reset(embedded_api, token)).status_code == 204
-
-
-async def test_a_link_of_the_former_key_still_works_and_new_ones_are_of_the_new(
-    settings: Settings,
-) -> None:
-    """SECRET_KEY is rotated while mails are under way."""
-    former = settings.secret_key.get_secret_value()
-    rotated = settings.model_copy(
-        update={
-            "secret_key": SecretStr("th3-n3w-k3y-th3-n3w-k3y-th3-n3w"),
-            "secret_key_fallbacks": SecretList((former,)),
-        }
-    )
-    async with running_api(rotated) as api:
-        account_id = await api.account()
-        mailed_before = links.make(settings, links.RESET, account_id, "stamp")
-        assert (await reset(api, mailed_before)).status_code == 204
-        mailed_now = token_for(api, account_id, (await account(api)).stamp)
-        with pytest.raises(links.LinkInvalid):
-            links.read(settings, links.RESET, mailed_now)
-        assert (await reset(api, mailed_now, "yet another one")).status_code == 204

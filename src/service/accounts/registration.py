@@ -31,6 +31,11 @@ or send its token to POST /api/accounts/confirm:
 
 If it was not you, ignore this mail: nothing happens without the link.
 """
+REPLACED_TEXT = """
+This was not the first time: the link confirms the password that was given now, and the links of
+earlier mails are void. If you did not ask again, somebody else chose that password. Then do not
+open the link, but set a password of your own by POST /api/accounts/password/forgot.
+"""
 KNOWN_SUBJECT = "You already have an account"
 KNOWN_TEXT = """\
 Somebody, probably you, asked for an account with this address, which already has one.
@@ -54,12 +59,12 @@ async def register(resources: Resources, email: str, password: SecretStr) -> Non
 
 
 async def _register(resources: Resources, email: str, password_hash: str) -> None:
-    stamp, now = secrets.token_hex(8), datetime.now(UTC)
+    new_id, stamp, now = uuid4(), secrets.token_hex(8), datetime.now(UTC)
     insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
     values = {"password_hash": password_hash, "stamp": stamp, "created_at": now}
     statement = (
         insert(Account)
-        .values(id=uuid4(), email=email, **values)
+        .values(id=new_id, email=email, **values)
         .on_conflict_do_update(
             index_elements=[Account.email], set_=values, where=Account.confirmed_at.is_(None)
         )
@@ -75,6 +80,7 @@ async def _register(resources: Resources, email: str, password_hash: str) -> Non
             token = links.make(resources.settings, links.CONFIRM, account_id, stamp)
             key, subject = f"confirm-{account_id.hex}-{stamp}", CONFIRM_SUBJECT
             text = CONFIRM_TEXT.format(url=f"{site}/confirm?token={token}", token=token)
+            text += REPLACED_TEXT if account_id != new_id else ""
         await post(resources, session, key=key, to=email, subject=subject, text=text)
 
 
