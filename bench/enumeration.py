@@ -34,7 +34,7 @@ def enumeration(directory: Path, postgresql: Postgresql, redis: RedisServer) -> 
         postgresql.psql(
             "INSERT INTO accounts (id, email, password_hash, stamp, created_at, confirmed_at)"
             f" SELECT gen_random_uuid(), '{kind}-' || n || '@example.org', '{NOBODY}', 'x', now(),"
-            f" {confirmed} FROM generate_series(0, {REQUESTS - 1}) AS n",
+            f" {confirmed} FROM generate_series(0, {REQUESTS}) AS n",
             url.rpartition("/")[2],
         )
     with running(web), httpx.Client(base_url=web.url, timeout=30) as client:
@@ -73,7 +73,7 @@ def _use_up(client: httpx.Client) -> None:
 def _measure(client: httpx.Client, ask: Ask, status: int) -> dict[str, list[float]]:
     """Milliseconds of each request, by kind."""
     taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for number in range(1, REQUESTS):
+    for number in range(1, REQUESTS + 1):
         for kind in random.sample(KINDS, len(KINDS)):
             began = time.perf_counter()
             answer = ask(client, f"{kind}-{number}@example.org")

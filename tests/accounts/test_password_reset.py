@@ -88,7 +88,7 @@ async def test_every_request_makes_one_mail(api: Api) -> None:
 async def test_a_job_that_runs_again_mails_once(api: Api) -> None:
     await api.account()
     for _ in range(3):
-        await password_reset.mail_link(api.resources, ADA, "0123456789abcdef")
+        await password_reset.mail_link(api.resources, ADA, "0123456789abcdef", "http://localhost")
     assert len(await mails(api)) == 1
 
 

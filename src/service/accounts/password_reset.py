@@ -49,25 +49,26 @@ async def ask(resources: Resources, email: str) -> None:
     Whether it has one is looked up by a job: a request does the same for every address, so that
     the time of its answer does not tell. Too many for one address change nothing.
     """
-    event = secrets.token_hex(8)
+    # The site as the web process knows it: without PUBLIC_URL a worker may know another.
+    request = {"email": email, "event": secrets.token_hex(8), "site": resources.settings.site_url}
     try:
         async with (
             resources.limits.counted(attempts.RESET_MAILS, email),
             resources.database.transaction() as session,
         ):
-            await resources.jobs.enqueue(session, MAIL_LINK, email=email, event=event)
+            await resources.jobs.enqueue(session, MAIL_LINK, **request)
     except LimitReached:
         log.info("reset_mail_limited")
 
 
-async def mail_link(resources: Resources, email: str, event: str) -> None:
+async def mail_link(resources: Resources, email: str, event: str, site: str) -> None:
     """What became of a request; again for the same event, it sends nothing."""
     async with resources.database.transaction() as session:
         account = await session.scalar(select(Account).where(Account.email == email))
         if account is None:
             return
         token = links.make(resources.settings, links.RESET, account.id, account.stamp)
-        url = f"{resources.settings.site_url}/reset?token={token}"
+        url = f"{site}/reset?token={token}"
         text = LINK_TEXT.format(url=url, token=token)
         key = f"reset-{account.id.hex}-{event}"
         await post(resources, session, key=key, to=email, subject=LINK_SUBJECT, text=text)

@@ -58,6 +58,15 @@ Password = Annotated[
     AfterValidator(_password),
 ]
 
+LinkToken = Annotated[
+    str,
+    Field(
+        max_length=500,
+        description="from the mail",
+        examples=["WyI3NDcyMDkyNjEwYzg0YzMxIiwic3RhbXAiXQ.awRryg.KhSB9clmFFXKn-7PSYJox65Db8E"],
+    ),
+]
+
 
 class NewAccount(BaseModel):
     email: Email
@@ -65,7 +74,7 @@ class NewAccount(BaseModel):
 
 
 class Confirmation(BaseModel):
-    token: str = Field(max_length=500)
+    token: LinkToken
 
 
 class Forgotten(BaseModel):
@@ -73,7 +82,7 @@ class Forgotten(BaseModel):
 
 
 class PasswordReset(BaseModel):
-    token: str = Field(max_length=500)
+    token: LinkToken
     password: Password
 
 
@@ -135,7 +144,10 @@ class NewKey(BaseModel):
     )
     expires_at: Annotated[
         AwareDatetime | None,
-        Field(description="with a time zone; none: until it is deleted"),
+        Field(
+            description="with a time zone; none: until it is deleted",
+            examples=["2030-01-31T12:00:00Z"],
+        ),
         BeforeValidator(_written_moment),
         AfterValidator(_in_bounds),
     ] = None

@@ -138,7 +138,8 @@ class _Bearer(OAuth2PasswordBearer):
     def __init__(
         self, admit: Callable[[Identity], None] = _anything, *, required: bool = True
     ) -> None:
-        super().__init__(tokenUrl="/login", scheme_name="bearer", auto_error=False)
+        description = "The token of a login, or an API key"
+        super().__init__("/login", "bearer", description=description, auto_error=False)
         self.admit = admit
         self.required = required
 

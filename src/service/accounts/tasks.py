@@ -7,7 +7,8 @@ from service.resources import Resources
 
 async def mail_reset_link(resources: Resources, job: Job) -> None:
     """May run more than once: the mail's key is the request's."""
-    await password_reset.mail_link(resources, job.arguments["email"], job.arguments["event"])
+    request = {name: job.arguments[name] for name in ("email", "event", "site")}
+    await password_reset.mail_link(resources, **request)
 
 
 TASKS = (
