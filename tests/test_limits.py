@@ -102,6 +102,23 @@ async def test_one_subjects_events_are_not_anothers(counting: Limits) -> None:
     assert await try_it(counting, subject="eve")
 
 
+async def test_something_is_remembered_for_a_while(shared_redis: RedisServer) -> None:
+    async with opened(away(shared_redis.url)) as counting:
+        assert not await counting.remembers("seen", "ada")
+        await counting.remember("seen", "ada", 1)
+        assert await counting.remembers("seen", "ada")
+        assert not await counting.remembers("seen", "eve")
+        assert not await counting.remembers("another", "ada")
+        await asyncio.sleep(1.1)
+        assert not await counting.remembers("seen", "ada")
+
+
+async def test_nothing_is_remembered_while_redis_is_away() -> None:
+    async with opened(away()) as counting:
+        await counting.remember("seen", "ada", 60)
+        assert not await counting.remembers("seen", "ada")
+
+
 async def test_one_limits_events_are_not_anothers(counting: Limits) -> None:
     for _ in range(4):
         await try_it(counting)
@@ -148,7 +165,7 @@ async def test_redis_holds_no_subject_and_nothing_for_ever(shared_redis: RedisSe
         assert b"ada" not in key
         assert 0 < await redis.pttl(key) <= 60_000
         other = Limits(settings.model_copy(update={"secret_key": away().secret_key}), redis)
-        assert key.endswith(other._digest(SLOW, "ada@example.org")[:16].hex().encode())
+        assert key.endswith(other._digest(SLOW.name, "ada@example.org")[:16].hex().encode())
 
 
 async def test_an_event_is_one_round_trip(shared_redis: RedisServer) -> None:

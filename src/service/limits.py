@@ -24,7 +24,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 SLOTS = 1 << 15  # a quarter of a MiB a limit
-PAUSE_SECONDS = 1.0  # before a Redis that failed is asked again
+PAUSE_SECONDS = 5.0  # before a Redis that failed is asked again
 # What an event adds to is the time until its subject is as good as new: the key's time to live.
 # So there is no clock to agree on, and what is not used is gone by itself.
 TAKE = """
@@ -40,6 +40,8 @@ if debt > 0 then return redis.call('PEXPIRE', KEYS[1], debt) end
 return redis.call('DEL', KEYS[1])
 """
 FORGET = "return redis.call('DEL', KEYS[1])"
+REMEMBER = "redis.call('SET', KEYS[1], '', 'PX', ARGV[1]) return 1"
+REMEMBERS = "return redis.call('EXISTS', KEYS[1])"
 
 
 class LimitReached(ServiceError):
@@ -82,8 +84,8 @@ class Limits:
         Raises LimitReached.
         """
         every, most = limit.milliseconds
-        digest = self._digest(limit, subject)
-        wait = await self._run(TAKE, limit, digest, every, most)
+        digest = self._digest(limit.name, subject)
+        wait = await self._run(TAKE, limit.name, digest, every, most)
         if wait is None:
             wait = self._count(limit).take(digest, every, most)
         if wait:
@@ -91,27 +93,35 @@ class Limits:
         try:
             yield
         except Unavailable:
-            if await self._run(GIVE_BACK, limit, digest, every) is None:
+            if await self._run(GIVE_BACK, limit.name, digest, every) is None:
                 self._count(limit).give_back(digest, every)
             raise
 
     async def forget(self, limit: Limit, subject: str) -> None:
         """The subject is as good as new."""
-        digest = self._digest(limit, subject)
+        digest = self._digest(limit.name, subject)
         self._count(limit).forget(digest)
-        await self._run(FORGET, limit, digest)
+        await self._run(FORGET, limit.name, digest)
 
-    def _digest(self, limit: Limit, subject: str) -> bytes:
-        return hmac.digest(self._secret, f"{limit.name} {subject}".encode(), "sha256")
+    async def remember(self, name: str, subject: str, seconds: int) -> None:
+        """Have `remembers` say so for a while; not where Redis is away."""
+        await self._run(REMEMBER, name, self._digest(name, subject), seconds * 1000)
+
+    async def remembers(self, name: str, subject: str) -> bool:
+        """False also where Redis is away."""
+        return bool(await self._run(REMEMBERS, name, self._digest(name, subject)))
+
+    def _digest(self, name: str, subject: str) -> bytes:
+        return hmac.digest(self._secret, f"{name} {subject}".encode(), "sha256")
 
     def _count(self, limit: Limit) -> "LocalCount":
         return self._local.setdefault(limit.name, LocalCount())
 
-    async def _run(self, script: str, limit: Limit, digest: bytes, *numbers: int) -> int | None:
+    async def _run(self, script: str, name: str, digest: bytes, *numbers: int) -> int | None:
         """A script's answer, in one round trip; None where Redis gives none in time."""
         if time.monotonic() < self._away_until:
             return None
-        key = f"limit:{limit.name}:{digest[:16].hex()}"
+        key = f"limit:{name}:{digest[:16].hex()}"
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._redis.eval(script, 1, key, *numbers)

@@ -8,7 +8,7 @@ import pytest
 
 from account_jobs import mails
 from api import PASSWORD, Api, assert_problem, running_api
-from service.accounts import links, logins, passwords
+from service.accounts import attempts, links, logins, passwords
 from service.database_errors import DatabaseUnavailable
 from service.settings import Settings
 
@@ -127,6 +127,91 @@ async def test_an_outage_uses_up_no_attempt(patient: Api, monkeypatch: pytest.Mo
         patch.setattr(logins, "find_by_email", fail)
         assert await statuses(patient, 5) == [503] * 5
     assert await statuses(patient, 4) == [401] * 3 + [429]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("", ""),
+        ("testclient", "testclient"),
+    ],
+)
+def test_a_network_is_an_address_or_the_64_of_one(host: str, expected: str) -> None:
+    assert attempts.network(host) == expected
+
+
+class Place:
+    """Where requests come from."""
+
+    def __init__(self) -> None:
+        self.network = "home"
+
+    def __call__(self, host: str) -> str:
+        return self.network
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place()
+    monkeypatch.setattr(attempts, "network", place)
+    return place
+
+
+@pytest.fixture
+async def few(settings: Settings) -> AsyncIterator[Api]:
+    """Three attempts at once, on both back ends."""
+    async with running_api(settings.model_copy(update={"login_attempts": 3})) as api:
+        yield api
+
+
+async def test_strangers_do_not_hold_the_owner_off_where_the_owner_logged_in_before(
+    few: Api, place: Place
+) -> None:
+    await few.account()
+    assert (await log_in(few, PASSWORD)).status_code == 200
+    for place.network in ("elsewhere", "anywhere"):
+        await statuses(few, 4)
+    place.network = "home"
+    assert (await log_in(few, PASSWORD)).status_code == 200
+    place.network = "elsewhere"
+    assert (await log_in(few, PASSWORD)).status_code == 429  # which wiped no stranger's slate
+
+
+async def test_guesses_from_there_are_limited_as_well(few: Api, place: Place) -> None:
+    await few.account()
+    await log_in(few, PASSWORD)
+    assert await statuses(few, 4) == [401] * 3 + [429]
+
+
+async def test_a_place_is_known_for_one_account_alone(few: Api, place: Place) -> None:
+    await few.account()
+    await few.account("eve@example.org")
+    await log_in(few, PASSWORD, "eve@example.org")
+    place.network = "elsewhere"
+    await statuses(few, 4)
+    place.network = "home"
+    assert (await log_in(few, PASSWORD)).status_code == 429
+
+
+async def test_a_failed_login_makes_no_place_known(few: Api, place: Place) -> None:
+    await few.account()
+    await statuses(few, 2)
+    place.network = "elsewhere"
+    await statuses(few, 2)
+    place.network = "home"
+    assert (await log_in(few, PASSWORD)).status_code == 429
+
+
+async def test_a_new_password_wipes_the_slate_there_too(few: Api, place: Place) -> None:
+    token = links.make(few.resources.settings, links.RESET, await few.account(), "stamp")
+    await log_in(few, PASSWORD)
+    await statuses(few, 4)
+    form = {"token": token, "password": "a new and longer password"}
+    assert (await few.client.post("/reset", data=form)).status_code == 200
+    assert (await log_in(few, "a new and longer password")).status_code == 200
 
 
 async def test_the_default_is_ten_attempts(api: Api) -> None:

@@ -27,13 +27,13 @@ class LoginRefused(ServiceError):
         super().__init__("The address or the password is wrong, or the account is not confirmed.")
 
 
-async def log_in(resources: Resources, email: str, password: str) -> str:
+async def log_in(resources: Resources, email: str, password: str, network: str) -> str:
     """A new bearer token. Raises LoginRefused, after the same work whatever the reason, and
     LimitReached, also for the right password."""
     address = _known_form(email)
-    limit = attempts.logins(resources.settings)
+    subject = await attempts.login_subject(resources, address, network)
     # Counted before it is known to fail: of a thousand at the same moment only a few are tried.
-    async with resources.limits.counted(limit, address):
+    async with resources.limits.counted(attempts.logins(resources.settings), subject):
         account, password_hash = await find_by_email(resources, address)
         matches = await verify_password(resources, password, password_hash)
         if account is None or password_hash is None or not matches:
@@ -41,7 +41,7 @@ async def log_in(resources: Resources, email: str, password: str) -> str:
         token = secrets.token_urlsafe(TOKEN_BYTES)
         if not await _added(resources, token, account.id, password_hash):
             raise LoginRefused
-    await resources.limits.forget(limit, address)
+    await attempts.login_succeeded(resources, subject, address, network)
     return token
 
 

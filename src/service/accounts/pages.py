@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse
 
 from service import pages
 from service.accounts import password_reset, registration
+from service.accounts.attempts import Network
 from service.accounts.links import LinkInvalid
 from service.accounts.schemas import (
     MAX_PASSWORD_CHARACTERS,
@@ -72,11 +73,11 @@ async def ask_for_password(token: LinkToken = "") -> HTMLResponse:
 
 @router.post("/reset")
 async def reset(
-    token: FormToken, resources: Provided, password: Annotated[str, Form()] = ""
+    token: FormToken, resources: Provided, network: Network, password: Annotated[str, Form()] = ""
 ) -> HTMLResponse:
     try:
         wanted = PasswordReset.model_validate({"token": token, "password": password})
-        await password_reset.reset(resources, wanted.token, wanted.password)
+        await password_reset.reset(resources, wanted.token, wanted.password, network)
     except ValidationError:
         return _password_form(token, UNFIT, 422)
     except LinkInvalid as error:

@@ -74,7 +74,7 @@ async def mail_link(resources: Resources, email: str, event: str, site: str) -> 
         await post(resources, session, key=key, to=email, subject=LINK_SUBJECT, text=text)
 
 
-async def reset(resources: Resources, token: str, password: SecretStr) -> None:
+async def reset(resources: Resources, token: str, password: SecretStr, network: str) -> None:
     """Set the password of the account a mailed token names, and revoke all its tokens and keys.
 
     Raises LinkInvalid.
@@ -99,5 +99,5 @@ async def reset(resources: Resources, token: str, password: SecretStr) -> None:
         text = CHANGED_TEXT.format(url=resources.settings.site_url)
         key = f"changed-{account_id.hex}-{new_stamp}"
         await post(resources, session, key=key, to=email, subject=CHANGED_SUBJECT, text=text)
-    await resources.limits.forget(attempts.logins(resources.settings), email)
+    await attempts.password_was_set(resources, email, network)
     log.info("password_reset", extra={"account_id": str(account_id)})

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.security import OAuth2PasswordRequestForm
 
 from service.accounts import keys, logins, password_reset, registration
+from service.accounts.attempts import Network
 from service.accounts.schemas import (
     Accepted,
     AccessToken,
@@ -49,20 +50,23 @@ async def forget_password(forgotten: Forgotten, resources: Provided) -> Accepted
 
 
 @router.post("/api/accounts/password/reset", status_code=204, responses=problems(400, 422, 503))
-async def reset_password(wanted: PasswordReset, resources: Provided) -> None:
+async def reset_password(wanted: PasswordReset, resources: Provided, network: Network) -> None:
     """Set a new password with the token from the mail, which works once, for an hour.
 
     Every login and every API key of the account ends.
     """
-    await password_reset.reset(resources, wanted.token, wanted.password)
+    await password_reset.reset(resources, wanted.token, wanted.password, network)
 
 
 @router.post("/login", responses=problems(400, 401, 422, 429, 503))
 async def log_in(
-    form: Annotated[OAuth2PasswordRequestForm, Depends()], resources: Provided, response: Response
+    form: Annotated[OAuth2PasswordRequestForm, Depends()],
+    resources: Provided,
+    network: Network,
+    response: Response,
 ) -> AccessToken:
     """Exchange address and password for a bearer token (OAuth2 password form)."""
-    token = await logins.log_in(resources, form.username, form.password)
+    token = await logins.log_in(resources, form.username, form.password, network)
     response.headers["Cache-Control"] = "no-store"  # RFC 6749 section 5.1
     return AccessToken(access_token=token, expires_in=resources.settings.access_token_seconds)
 
