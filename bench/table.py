@@ -28,9 +28,9 @@ class Row:
 
     @property
     def wanted(self) -> str:
-        if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return "" if self.at_most is None else f"<= {self.at_most:g}"
+        low = "" if self.at_least is None else f">= {self.at_least:g}"
+        high = "" if self.at_most is None else f"<= {self.at_most:g}"
+        return f"{low} {high}".strip()
 
     def as_dict(self) -> dict[str, object]:
         return {

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +17,8 @@ from PIL import Image
 
 from asgi import client_of
 from service.accounts import passwords
-from service.accounts.models import Account, Token
-from service.accounts.sessions import digest
+from service.accounts.models import Account, ApiKey, Token
+from service.accounts.sessions import KEY_PREFIX, digest
 from service.app import Service, create_app
 from service.health import Health
 from service.resources import Resources, open_resources
@@ -64,6 +65,15 @@ class Api:
         async with self.resources.database.transaction() as session:
             session.add(row)
         return {"Authorization": f"Bearer {token}"}
+
+    async def key(self, account_id: UUID, *, may_write: bool = True, **more: Any) -> Headers:
+        """The headers of a program with an API key of this account."""
+        text = KEY_PREFIX + secrets.token_urlsafe(32)
+        values = {"digest": digest(text), "ending": text[-4:], "created_at": datetime.now(UTC)}
+        row = ApiKey(account_id=account_id, name="test", may_write=may_write, **values, **more)
+        async with self.resources.database.transaction() as session:
+            session.add(row)
+        return {"Authorization": f"Bearer {text}"}
 
     async def signed_in(self, email: str = "ada@example.org") -> Headers:
         """The headers of somebody who is logged in."""

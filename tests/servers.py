@@ -229,6 +229,12 @@ class RedisServer:
             return s.recv(10).startswith(b"+PONG")
         return False
 
+    def flush(self) -> None:
+        """Forget everything."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as s:
+            s.sendall(b"FLUSHALL\r\n")
+            assert s.recv(10) == b"+OK\r\n"
+
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)

@@ -51,9 +51,14 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
     assert {f"{method.upper()} {path}" for method, path, _ in operations(schema)} == {
         "POST /api/accounts",
         "POST /api/accounts/confirm",
+        "POST /api/accounts/password/forgot",
+        "POST /api/accounts/password/reset",
         "POST /login",
         "POST /logout",
         "GET /api/accounts/me",
+        "POST /api/keys",
+        "GET /api/keys",
+        "DELETE /api/keys/{key_id}",
         "POST /api/media",
         "GET /api/media",
         "GET /api/media/{item_id}",
@@ -79,6 +84,13 @@ def test_what_needs_a_token_tells_of_401_and_nothing_else_but_login_does(
         assert told == ("security" in operation or path == "/login"), path
 
 
+def test_what_changes_something_for_an_account_tells_of_403(schema: dict[str, Any]) -> None:
+    """An API key that may only read is refused there."""
+    for method, path, operation in operations(schema):
+        if method != "get" and "security" in operation:
+            assert "403" in operation["responses"], path
+
+
 def test_what_reads_a_body_tells_of_an_unreadable_one(schema: dict[str, Any]) -> None:
     for _, path, operation in operations(schema):
         if "requestBody" in operation:
@@ -96,10 +108,15 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
     [
         ("post", "/api/accounts", {"202", "400", "422"}),
         ("post", "/api/accounts/confirm", {"204", "400", "422"}),
-        ("post", "/login", {"200", "400", "401", "422"}),
-        ("post", "/logout", {"204", "401"}),
+        ("post", "/api/accounts/password/forgot", {"202", "400", "422"}),
+        ("post", "/api/accounts/password/reset", {"204", "400", "422"}),
+        ("post", "/login", {"200", "400", "401", "422", "429"}),
+        ("post", "/logout", {"204", "401", "403"}),
         ("get", "/api/accounts/me", {"200", "401"}),
-        ("post", "/api/media", {"202", "400", "401", "422"}),
+        ("post", "/api/keys", {"201", "400", "401", "403", "409", "422"}),
+        ("get", "/api/keys", {"200", "401", "403"}),
+        ("delete", "/api/keys/{key_id}", {"204", "401", "403", "404", "422"}),
+        ("post", "/api/media", {"202", "400", "401", "403", "422"}),
         ("get", "/api/media", {"200", "401", "422"}),
         ("get", "/api/media/{item_id}", {"200", "401", "404", "422"}),
         ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),

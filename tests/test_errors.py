@@ -75,6 +75,8 @@ async def test_an_unknown_path_is_404_with_every_method(embedded_api: Api, metho
         ("PATCH", f"{BYTES}/thumbnail", "GET, HEAD"),
         ("DELETE", f"{BYTES}/name", "GET, HEAD"),
         ("PUT", "/confirm", "GET, HEAD, POST"),
+        ("PUT", "/reset", "GET, HEAD, POST"),
+        ("GET", "/api/keys/x", "DELETE"),
         ("POST", "/openapi.json", "GET, HEAD"),
     ],
 )
@@ -102,8 +104,10 @@ async def test_an_odd_host_is_no_error_where_every_host_is_answered(
     [
         ("POST", "/api/accounts", {"json": ACCOUNT}),
         ("POST", "/login", {"data": {"username": "ada@example.org", "password": SECRET}}),
+        ("POST", "/api/accounts/password/forgot", {"json": ACCOUNT}),
         ("POST", "/logout", {}),
         ("GET", "/api/accounts/me", {}),
+        ("GET", "/api/keys", {}),
         ("GET", "/api/media", {}),
         ("POST", "/api/media", {"files": {"file": b"hello"}}),
         ("GET", ITEM, {}),

@@ -110,7 +110,7 @@ main(["migrate"])
     [
         "CREATE TABLE mails",  # after procrastinate's tables, which take another way
         "CREATE TABLE tokens",
-        "UPDATE alembic_version SET version_num='0003'",
+        "UPDATE alembic_version SET version_num='0004'",
     ],
 )
 def test_the_next_run_goes_on_after_a_kill(empty_url: str, tmp_path: Path, statement: str) -> None:

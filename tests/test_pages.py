@@ -13,7 +13,7 @@ from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-PAGES = ("/", "/docs", "/confirm?token=x")
+PAGES = ("/", "/docs", "/confirm?token=x", "/reset?token=x")
 
 
 class Tags(HTMLParser):

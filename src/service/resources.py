@@ -20,6 +20,7 @@ from service.database import Database, open_database
 from service.health import Health
 from service.heartbeat import make_heartbeat
 from service.jobs import Jobs
+from service.limits import Limits
 from service.mail import Mailer
 from service.middleware import RequestLayer
 from service.redis import open_heartbeat, open_redis
@@ -47,6 +48,7 @@ class Resources:
     settings: Settings
     database: Database
     redis: Redis
+    limits: Limits
     storage: Storage
     mailer: Mailer
     jobs: Jobs
@@ -121,7 +123,8 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
-        yield Resources(settings, database, redis, storage, mailer, jobs, gate)
+        limits = Limits(settings, redis)
+        yield Resources(settings, database, redis, limits, storage, mailer, jobs, gate)
 
 
 def check_disk(settings: Settings) -> None:

@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     """With less space or fewer inodes free the disk counts as nearly full"""
     access_token_seconds: Annotated[int, Range(60, 31_536_000)] = 86_400
     """How long a login lasts"""
+    login_attempts: Annotated[int, Range(1, 1000)] = 10
+    """Failed logins an address may have at once; then one every 30 s, until one succeeds"""
     docs_enabled: fields.Flag = True
     """Serve `/docs` and `/openapi.json`"""
     otel_exporter_otlp_endpoint: fields.WebUrl = SecretUrl("")

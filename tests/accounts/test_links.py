@@ -20,11 +20,13 @@ def settings(key: str = NEW_KEY, *fallbacks: str) -> Settings:
     return Settings(secret_key=SecretStr(key), secret_key_fallbacks=SecretList(fallbacks))
 
 
-def made_ago(monkeypatch: pytest.MonkeyPatch, seconds: float) -> str:
+def made_ago(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, purpose: links.Purpose = links.CONFIRM
+) -> str:
     now = time.time()
     with monkeypatch.context() as patch:
         patch.setattr(itsdangerous.timed.time, "time", lambda: now - seconds)
-        return links.make(settings(), links.CONFIRM, ACCOUNT, "stamp")
+        return links.make(settings(), purpose, ACCOUNT, "stamp")
 
 
 def test_a_token_is_read_as_it_was_made() -> None:
@@ -38,24 +40,37 @@ def test_a_token_fits_into_a_url_and_into_the_longest_that_is_accepted() -> None
     assert len(token) < 500
 
 
-def test_a_token_lives_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    token = made_ago(monkeypatch, links.MAX_AGE_SECONDS - 60)
-    assert links.read(settings(), links.CONFIRM, token)
+PURPOSES = pytest.mark.parametrize(
+    ("purpose", "lifetime_seconds"), [(links.CONFIRM, 24 * 3600), (links.RESET, 3600)]
+)
 
 
-@pytest.mark.parametrize("seconds", [links.MAX_AGE_SECONDS + 2, 10 * 365 * 86400, -3600])
-def test_an_expired_token_or_one_of_the_future_is_void(
-    monkeypatch: pytest.MonkeyPatch, seconds: float
+@PURPOSES
+def test_a_token_lives_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, purpose: links.Purpose, lifetime_seconds: int
 ) -> None:
-    token = made_ago(monkeypatch, seconds)
+    token = made_ago(monkeypatch, lifetime_seconds - 60, purpose)
+    assert links.read(settings(), purpose, token)
+
+
+@PURPOSES
+@pytest.mark.parametrize("late_seconds", [2, 10 * 365 * 86400, -48 * 3600])
+def test_an_expired_token_or_one_of_the_future_is_void(
+    monkeypatch: pytest.MonkeyPatch,
+    purpose: links.Purpose,
+    lifetime_seconds: int,
+    late_seconds: float,
+) -> None:
+    token = made_ago(monkeypatch, lifetime_seconds + late_seconds, purpose)
     with pytest.raises(links.LinkInvalid):
-        links.read(settings(), links.CONFIRM, token)
+        links.read(settings(), purpose, token)
 
 
 def test_a_token_is_good_for_its_purpose_alone() -> None:
-    token = links.make(settings(), "reset", ACCOUNT, "stamp")
-    with pytest.raises(links.LinkInvalid):
-        links.read(settings(), links.CONFIRM, token)
+    for made, used in ((links.RESET, links.CONFIRM), (links.CONFIRM, links.RESET)):
+        token = links.make(settings(), made, ACCOUNT, "stamp")
+        with pytest.raises(links.LinkInvalid):
+            links.read(settings(), used, token)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,40 @@ async def test_the_link_of_a_former_registration_is_void(api: Api) -> None:
     assert (await confirm(api, await mailed_token(api))).status_code == 204
 
 
+async def test_a_former_link_never_confirms_a_newer_password(api: Api) -> None:
+    """Not at the same moment either: whoever comes second waits for the row."""
+    for number in range(8):
+        email = f"{number}@example.org"
+        await ask(api, email, "the owner's own")
+        former = await mailed_token(api, email)
+        confirmed, _ = await asyncio.gather(
+            confirm(api, former), ask(api, email, "a stranger's choice")
+        )
+        assert await log_in(api, email, "a stranger's choice") == 401
+        expected = 200 if confirmed.status_code == 204 else 401
+        assert await log_in(api, email, "the owner's own") == expected
+
+
+async def test_who_did_not_ask_again_is_warned_of_a_strangers_password(server_api: Api) -> None:
+    await ask(server_api)
+    await ask(server_api)
+    first, second = [mail.text for mail in await mails(server_api)]
+    assert "somebody else chose that password" not in first
+    assert "somebody else chose that password" in second
+
+
+async def test_a_password_of_the_owners_own_takes_the_place_of_a_strangers(api: Api) -> None:
+    await ask(api, password="a stranger's choice")
+    row = await account(api)
+    token = links.make(api.resources.settings, links.RESET, row.id, row.stamp)
+    body = {"token": token, "password": "the owner's own"}
+    await api.client.post("/api/accounts/password/reset", json=body)
+    assert await log_in(api, password="a stranger's choice") == 401
+    assert await log_in(api, password="the owner's own") == 200
+    former = links.make(api.resources.settings, links.CONFIRM, row.id, row.stamp)
+    assert_problem(await confirm(api, former), 400)
+
+
 @pytest.mark.parametrize("form", [ADA, "ADA@EXAMPLE.ORG", " ada@example.org ", "Ada@Example.Org"])
 async def test_an_address_is_one_account_however_it_is_written(api: Api, form: str) -> None:
     await api.account()

@@ -157,8 +157,8 @@ class Person:
         assert self.client.post("/api/accounts", json=body).status_code == 202
         return self.deployment.letter(self.email, "Confirm your account").text
 
-    def log_in(self) -> int:
-        form = {"username": self.email, "password": PASSWORD}
+    def log_in(self, password: str = PASSWORD) -> int:
+        form = {"username": self.email, "password": password}
         answer = self.client.post("/login", data=form)
         if answer.is_success:
             self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
@@ -231,6 +231,30 @@ def test_the_token_of_the_mail_confirms_through_the_api_once(person: Person) -> 
     again = person.client.post("/api/accounts/confirm", json={"token": token})
     assert again.status_code == 400
     assert person.log_in() == 200
+
+
+def test_a_new_password_by_mail_ends_a_stolen_login_and_a_key(person: Person) -> None:
+    confirm_through_the_api(person)
+    person.log_in()
+    client = person.client
+    wanted = {"name": "backup", "scopes": ["write"]}
+    key = client.post("/api/keys", json=wanted).json()["key"]
+    with_key = {"Authorization": f"Bearer {key}"}
+    assert client.get("/api/accounts/me", headers=with_key).json()["email"] == person.email
+
+    forgotten = {"email": person.email}
+    assert client.post("/api/accounts/password/forgot", json=forgotten).status_code == 202
+    letter = person.deployment.letter(person.email, "Set a new password")
+    (link,) = re.findall(r"http://\S+/reset\?token=\S+", letter.text)
+    (token,) = re.findall(r'name="token" value="([^"]+)"', client.get(link).text)
+    form = {"token": token, "password": "a new and longer password"}
+    assert "is set" in client.post("/reset", data=form).text
+
+    assert client.get("/api/accounts/me").status_code == 401
+    assert client.get("/api/accounts/me", headers=with_key).status_code == 401
+    assert person.log_in() == 401
+    assert person.log_in("a new and longer password") == 200
+    person.deployment.letter(person.email, "Your password was changed")
 
 
 def test_each_upload_is_told_of_once_and_under_its_request(person: Person) -> None:

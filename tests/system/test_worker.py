@@ -159,6 +159,18 @@ def test_a_job_of_a_newer_release_waits_for_it(rig: Rig) -> None:
     assert rig.jobs()[0] == "test.of-a-newer-release|todo|0"
 
 
+def test_a_scheduled_task_runs_once_however_many_workers_there_are(rig: Rig) -> None:
+    for _ in range(2):
+        rig.worker(EVERY_SECONDS="1")
+    began = time.monotonic()
+    time.sleep(5)
+    ran = rig.notes.count("ran None 1")
+    assert 3 <= ran <= time.monotonic() - began + 2
+    rig.stop()
+    time.sleep(3)
+    assert len(rig.jobs()) <= 1  # nothing piles up while nobody works
+
+
 def test_another_worker_finishes_the_job_of_one_that_was_killed(rig: Rig) -> None:
     first = rig.worker()
     rig.enqueue("test.last", name="x", seconds=0.5)

@@ -1,21 +1,44 @@
-"""The page behind the mailed link. A mail scanner opens links: only the button confirms."""
+"""The pages behind mailed links. A mail scanner opens links: only the button does something."""
 
 from html import escape
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query
+from pydantic import ValidationError
 from starlette.responses import HTMLResponse
 
 from service import pages
-from service.accounts import registration
+from service.accounts import password_reset, registration
+from service.accounts.attempts import Network
 from service.accounts.links import LinkInvalid
+from service.accounts.schemas import (
+    MAX_PASSWORD_CHARACTERS,
+    MIN_PASSWORD_CHARACTERS,
+    PasswordReset,
+)
 from service.resources import Provided
 from service.routing import readable
 
 router = APIRouter(include_in_schema=False)
 
-BUTTON = """<form method="post" action="/confirm"><input type="hidden" name="token" value="{token}">
+LinkToken = Annotated[str, Query(max_length=500)]
+FormToken = Annotated[str, Form(max_length=500)]
+
+CONFIRM = """<form method="post" action="/confirm">
+<input type="hidden" name="token" value="{token}">
 <button>Confirm my account</button></form>"""
+RESET = f"""<p>{{hint}}</p>
+<form method="post" action="/reset">
+<input type="hidden" name="token" value="{{token}}">
+<label for="password">New password</label>
+<input id="password" name="password" type="password" autocomplete="new-password" required
+ minlength="{MIN_PASSWORD_CHARACTERS}" maxlength="{MAX_PASSWORD_CHARACTERS}">
+<button>Set the password</button></form>"""
+EVERYTHING_ENDS = "It ends every login and every API key of your account."
+UNFIT = (
+    f"A password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters. "
+    "Choose another one."
+)
 # The token in the address goes to nobody else: these forbid a Referer as well.
 HEADERS = pages.headers("no-store", form_action="'self'")
 
@@ -25,14 +48,38 @@ def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
 
 
 @readable(router, "/confirm")
-async def ask(token: Annotated[str, Query(max_length=500)] = "") -> HTMLResponse:
-    return _page("Confirm your account", BUTTON.format(token=escape(token, quote=True)))
+async def ask_to_confirm(token: LinkToken = "") -> HTMLResponse:
+    return _page("Confirm your account", CONFIRM.format(token=escape(token, quote=True)))
 
 
 @router.post("/confirm")
-async def confirm(token: Annotated[str, Form(max_length=500)], resources: Provided) -> HTMLResponse:
+async def confirm(token: FormToken, resources: Provided) -> HTMLResponse:
     try:
         await registration.confirm(resources, token)
     except LinkInvalid as error:
         return _page("Not confirmed", f"<p>{error.detail}</p>", error.status)
     return _page("Confirmed", "<p>Your account is confirmed. You can log in now.</p>")
+
+
+def _password_form(token: str, hint: str, status: int = 200) -> HTMLResponse:
+    body = RESET.format(token=escape(token, quote=True), hint=hint)
+    return _page("Set a new password", body, status)
+
+
+@readable(router, "/reset")
+async def ask_for_password(token: LinkToken = "") -> HTMLResponse:
+    return _password_form(token, EVERYTHING_ENDS)
+
+
+@router.post("/reset")
+async def reset(
+    token: FormToken, resources: Provided, network: Network, password: Annotated[str, Form()] = ""
+) -> HTMLResponse:
+    try:
+        wanted = PasswordReset.model_validate({"token": token, "password": password})
+        await password_reset.reset(resources, wanted.token, wanted.password, network)
+    except ValidationError:
+        return _password_form(token, UNFIT, 422)
+    except LinkInvalid as error:
+        return _page("Not changed", f"<p>{error.detail}</p>", error.status)
+    return _page("Password set", "<p>Your new password is set. You can log in with it now.</p>")

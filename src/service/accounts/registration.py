@@ -1,5 +1,6 @@
 """Creating and confirming accounts, without telling anybody which addresses are known."""
 
+import logging
 import secrets
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -8,10 +9,13 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.accounts import links, passwords
+from service.accounts import attempts, links, passwords
 from service.accounts.models import Account
+from service.limits import LimitReached
 from service.outbox import post
 from service.resources import Resources
+
+log = logging.getLogger(__name__)
 
 CONFIRM_SUBJECT = "Confirm your account"
 CONFIRM_TEXT = """\
@@ -27,6 +31,11 @@ or send its token to POST /api/accounts/confirm:
 
 If it was not you, ignore this mail: nothing happens without the link.
 """
+REPLACED_TEXT = """
+This was not the first time: the link confirms the password that was given now, and the links of
+earlier mails are void. If you did not ask again, somebody else chose that password. Then do not
+open the link, but set a password of your own by POST /api/accounts/password/forgot.
+"""
 KNOWN_SUBJECT = "You already have an account"
 KNOWN_TEXT = """\
 Somebody, probably you, asked for an account with this address, which already has one.
@@ -37,16 +46,25 @@ You can log in at {url}. If it was not you, you can ignore this mail.
 async def register(resources: Resources, email: str, password: SecretStr) -> None:
     """Create an account that waits for its confirmation.
 
-    Asked again before the confirmation, the newest password and the newest link count. For an
-    address that is confirmed nothing changes, and its owner is told.
+    Asked again before the confirmation, the newest password and the newest link count: a link
+    confirms the password it was mailed for, and no other. For an address that is confirmed nothing
+    changes, and its owner is told. Too many for one address change nothing.
     """
     password_hash = await passwords.hash_password(resources, password.get_secret_value())
-    stamp, now = secrets.token_hex(8), datetime.now(UTC)
+    try:
+        async with resources.limits.counted(attempts.CONFIRMATION_MAILS, email):
+            await _register(resources, email, password_hash)
+    except LimitReached:
+        log.info("confirmation_mail_limited")
+
+
+async def _register(resources: Resources, email: str, password_hash: str) -> None:
+    new_id, stamp, now = uuid4(), secrets.token_hex(8), datetime.now(UTC)
     insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
-    values = {"password_hash": password_hash, "stamp": stamp}
+    values = {"password_hash": password_hash, "stamp": stamp, "created_at": now}
     statement = (
         insert(Account)
-        .values(id=uuid4(), email=email, created_at=now, **values)
+        .values(id=new_id, email=email, **values)
         .on_conflict_do_update(
             index_elements=[Account.email], set_=values, where=Account.confirmed_at.is_(None)
         )
@@ -62,6 +80,7 @@ async def register(resources: Resources, email: str, password: SecretStr) -> Non
             token = links.make(resources.settings, links.CONFIRM, account_id, stamp)
             key, subject = f"confirm-{account_id.hex}-{stamp}", CONFIRM_SUBJECT
             text = CONFIRM_TEXT.format(url=f"{site}/confirm?token={token}", token=token)
+            text += REPLACED_TEXT if account_id != new_id else ""
         await post(resources, session, key=key, to=email, subject=subject, text=text)
 
 

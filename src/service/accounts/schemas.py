@@ -1,16 +1,27 @@
 """Bodies of the account requests and answers."""
 
-from datetime import datetime
-from typing import Annotated, Literal
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+)
 
 from service.accounts import addresses
+from service.accounts.models import ApiKey
 
 # NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
 MIN_PASSWORD_CHARACTERS = 8
 MAX_PASSWORD_CHARACTERS = 1024
+MAX_KEY_YEARS = 10
 
 
 def _password(password: SecretStr) -> SecretStr:
@@ -47,6 +58,15 @@ Password = Annotated[
     AfterValidator(_password),
 ]
 
+LinkToken = Annotated[
+    str,
+    Field(
+        max_length=500,
+        description="from the mail",
+        examples=["WyI3NDcyMDkyNjEwYzg0YzMxIiwic3RhbXAiXQ.awRryg.KhSB9clmFFXKn-7PSYJox65Db8E"],
+    ),
+]
+
 
 class NewAccount(BaseModel):
     email: Email
@@ -54,7 +74,16 @@ class NewAccount(BaseModel):
 
 
 class Confirmation(BaseModel):
-    token: str = Field(max_length=500)
+    token: LinkToken
+
+
+class Forgotten(BaseModel):
+    email: Email
+
+
+class PasswordReset(BaseModel):
+    token: LinkToken
+    password: Password
 
 
 class Accepted(BaseModel):
@@ -77,3 +106,78 @@ class AccountView(BaseModel):
     id: UUID
     email: str
     created_at: datetime
+
+
+Scope = Literal["read", "write"]
+
+
+def _key_name(text: str) -> str:
+    text = text.strip()
+    if not text or any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError("expected a name without control characters")
+    return text
+
+
+def _written_moment(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("expected a time such as 2030-01-31T12:00:00Z")  # not a count of seconds
+    return value
+
+
+def _in_bounds(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    now = datetime.now(UTC)
+    if not now < moment < now + timedelta(days=366 * MAX_KEY_YEARS):
+        raise ValueError(f"expected a time in the future, at most {MAX_KEY_YEARS} years ahead")
+    return moment
+
+
+class NewKey(BaseModel):
+    """What a key is for, what it may do, and until when."""
+
+    name: Annotated[
+        str, Field(min_length=1, max_length=100, examples=["backup"]), AfterValidator(_key_name)
+    ]
+    scopes: list[Scope] = Field(
+        min_length=1, max_length=2, examples=[["read"]], description="`write` includes `read`"
+    )
+    expires_at: Annotated[
+        AwareDatetime | None,
+        Field(
+            description="with a time zone; none: until it is deleted",
+            examples=["2030-01-31T12:00:00Z"],
+        ),
+        BeforeValidator(_written_moment),
+        AfterValidator(_in_bounds),
+    ] = None
+
+
+class KeyView(BaseModel):
+    """A key as its owner sees it, without the key."""
+
+    id: UUID
+    name: str = Field(examples=["backup"])
+    scopes: list[Scope] = Field(examples=[["read"]])
+    ending: str = Field(description="the key's last characters", examples=["x7Qf"])
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None = Field(description="to the hour")
+
+    @classmethod
+    def of(cls, row: ApiKey, **more: Any) -> Self:
+        names = ("id", "name", "ending", "created_at", "expires_at", "last_used_at")
+        scopes: list[Scope] = ["read", "write"] if row.may_write else ["read"]
+        return cls(**{name: getattr(row, name) for name in names}, scopes=scopes, **more)
+
+
+class IssuedKey(KeyView):
+    """With the key: it is shown this once, and used as a bearer token."""
+
+    key: str = Field(examples=["key_CdAxHyDHs3Ub6JiZ-hR33D2I6oGCzqgS1tIzkBBx7Qf"])
+
+
+class KeyList(BaseModel):
+    """Newest first, at most 100."""
+
+    items: list[KeyView]

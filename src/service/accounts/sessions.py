@@ -1,7 +1,7 @@
-"""Logging in and out, and `CurrentAccount`: the only door other slices use."""
+"""Who sent a request. `CurrentAccount` and its kin are the only door other slices use."""
 
 import hashlib
-import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -9,19 +9,19 @@ from uuid import UUID
 
 from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from service.accounts.addresses import normalise
-from service.accounts.models import Account, Token
-from service.accounts.passwords import verify_password
-from service.accounts.registration import find_by_email
-from service.errors import ServiceError
+from service.accounts.models import Account, ApiKey, Token
+from service.errors import ServiceError, Unavailable
 from service.lookup import Lookup
 from service.resources import Resources, provide
 
 TOKEN_BYTES = 32
+KEY_PREFIX = "key_"
+KEY_CHARACTERS = len(KEY_PREFIX) + 43  # a login's token has 43: none can be taken for a key
+USE_NOTED_EVERY = timedelta(hours=1)
 
 
 class NotLoggedIn(ServiceError):
@@ -36,24 +36,32 @@ class TokenInvalid(NotLoggedIn):
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # RFC 6750 section 3.1
 
 
-class LoginRefused(ServiceError):
-    """One answer for unknown, wrong and unconfirmed."""
-
-    status = 401
-    headers = {"WWW-Authenticate": "Bearer"}
+class ScopeMissing(ServiceError):
+    status = 403
+    headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="write"'}
 
     def __init__(self) -> None:
-        super().__init__("The address or the password is wrong, or the account is not confirmed.")
+        super().__init__("This API key may only read.")
+
+
+class LoginNeeded(ServiceError):
+    status = 403
+    headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+
+    def __init__(self) -> None:
+        super().__init__("This needs the token of a login; an API key may not.")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who sent a request, and the digest of the token that says so."""
+    """Who sent a request, with what: the digest of a login's token, or of an API key."""
 
     id: UUID
     email: str
     created_at: datetime
     token_digest: bytes
+    is_key: bool = False
+    may_write: bool = True
 
 
 def digest(token: str) -> bytes:
@@ -61,60 +69,78 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-async def log_in(resources: Resources, email: str, password: str) -> str:
-    """A new bearer token. Raises LoginRefused, after the same work whatever the reason."""
-    account, password_hash = await find_by_email(resources, _known_form(email))
-    matches = await verify_password(resources, password, password_hash)
-    if account is None or not matches:
-        raise LoginRefused
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    now = datetime.now(UTC)
-    lifetime = timedelta(seconds=resources.settings.access_token_seconds)
-    values = {"digest": digest(token), "account_id": account.id}
-    async with resources.database.transaction() as session:
-        await session.execute(
-            insert(Token).values(**values, created_at=now, expires_at=now + lifetime)
-        )
-    return token
-
-
-def _known_form(email: str) -> str:
-    """The address as accounts have it; what is none is looked up all the same, and not found."""
-    try:
-        return normalise(email)
-    except ValueError:
-        return ""
-
-
-async def log_out(resources: Resources, identity: Identity) -> None:
-    """Revoke the token that the request was made with."""
-    async with resources.database.transaction() as session:
-        await session.execute(delete(Token).where(Token.digest == identity.token_digest))
-
-
-# Built once: composing it costs more than running it.
-_WHO = Lookup(
+# Built once: composing them costs more than running them.
+_BY_LOGIN = Lookup(
     select(Account.id, Account.email, Account.created_at)
     .join(Token, Token.account_id == Account.id)
     .where(Token.digest == bindparam("digest"), Token.expires_at > bindparam("now"))
+)
+_BY_KEY = Lookup(
+    select(Account.id, Account.email, Account.created_at, ApiKey.may_write, ApiKey.last_used_at)
+    .join(ApiKey, ApiKey.account_id == Account.id)
+    .where(
+        ApiKey.digest == bindparam("digest"),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > bindparam("now")),
+    )
 )
 
 
 async def authenticate(resources: Resources, token: str) -> Identity:
     """The account of a bearer token. Raises TokenInvalid."""
-    found = digest(token)
-    row = await _WHO.one(resources.database, digest=found, now=datetime.now(UTC))
+    found, now = digest(token), datetime.now(UTC)
+    if token.startswith(KEY_PREFIX) and len(token) == KEY_CHARACTERS:
+        return await _authenticate_key(resources, found, now)
+    row = await _BY_LOGIN.one(resources.database, digest=found, now=now)
     if row is None:
         raise TokenInvalid
     account_id, email, created_at = row
     return Identity(account_id, email, created_at, found)
 
 
+async def _authenticate_key(resources: Resources, found: bytes, now: datetime) -> Identity:
+    row = await _BY_KEY.one(resources.database, digest=found, now=now)
+    if row is None:
+        raise TokenInvalid
+    account_id, email, created_at, may_write, last_used_at = row
+    if last_used_at is None or last_used_at < now - USE_NOTED_EVERY:
+        await _note_use(resources, found, now)
+    return Identity(account_id, email, created_at, found, is_key=True, may_write=may_write)
+
+
+async def _note_use(resources: Resources, key_digest: bytes, now: datetime) -> None:
+    """Once an hour a key, so that it costs no request a write. Of many at once, one writes."""
+    unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now - USE_NOTED_EVERY)
+    statement = update(ApiKey).where(ApiKey.digest == key_digest, unnoted).values(last_used_at=now)
+    try:
+        async with resources.database.transaction() as session:
+            await session.execute(statement)
+    except Unavailable:
+        return  # reading went well: no reason to fail the request
+
+
+def _anything(identity: Identity) -> None:
+    return None
+
+
+def _may_write(identity: Identity) -> None:
+    if not identity.may_write:
+        raise ScopeMissing
+
+
+def _is_login(identity: Identity) -> None:
+    if identity.is_key:
+        raise LoginNeeded
+
+
 class _Bearer(OAuth2PasswordBearer):
     """OpenAPI's security scheme and the dependency in one: a second dependency costs 20 µs."""
 
-    def __init__(self, *, required: bool) -> None:
-        super().__init__(tokenUrl="/login", scheme_name="bearer", auto_error=False)
+    def __init__(
+        self, admit: Callable[[Identity], None] = _anything, *, required: bool = True
+    ) -> None:
+        description = "The token of a login, or an API key"
+        super().__init__("/login", "bearer", description=description, auto_error=False)
+        self.admit = admit
         self.required = required
 
     async def __call__(  # type: ignore[override]
@@ -122,13 +148,18 @@ class _Bearer(OAuth2PasswordBearer):
     ) -> Identity | None:
         kind, _, token = connection.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and token:
-            return await authenticate(provide(connection), token)
+            identity = await authenticate(provide(connection), token)
+            self.admit(identity)
+            return identity
         if self.required:
             raise NotLoggedIn
         return None
 
 
-CurrentAccount = Annotated[Identity, Depends(_Bearer(required=True))]
+# Who may read; who may change something as well; and who is a person, not a program with a key.
+CurrentAccount = Annotated[Identity, Depends(_Bearer())]
+Writer = Annotated[Identity, Depends(_Bearer(_may_write))]
+LoggedIn = Annotated[Identity, Depends(_Bearer(_is_login))]
 MaybeAccount = Annotated[Identity | None, Depends(_Bearer(required=False))]
 
 

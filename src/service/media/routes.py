@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.accounts.sessions import CurrentAccount, MaybeAccount
+from service.accounts.sessions import CurrentAccount, MaybeAccount, Writer
 from service.documented import problems
 from service.media import downloads, listing, uploads
 from service.media.schemas import MediaPage, MediaView, UploadForm
@@ -47,10 +47,10 @@ def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
     UPLOAD_PATH,
     status_code=202,
     openapi_extra=UPLOAD_BODY,
-    responses=ACCEPTED | problems(400, 401, 422, 503),
+    responses=ACCEPTED | problems(400, 401, 403, 422, 503),
 )
 async def upload(
-    identity: CurrentAccount, request: Request, resources: Provided, response: Response
+    identity: Writer, request: Request, resources: Provided, response: Response
 ) -> MediaView:
     """Upload a file. It is safe once this answers; `status` tells when it is processed."""
     item = await uploads.receive(resources, identity, request)

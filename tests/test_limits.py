@@ -1,0 +1,244 @@
+"""Limits: counted in Redis, and never open while it is away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from servers import RedisServer, running
+from service import limits
+from service.errors import Unavailable
+from service.limits import Limit, LimitReached, Limits
+from service.redis import open_redis
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+SLOW = Limit("test", at_once=3, every_seconds=60)
+QUICK = Limit("test", at_once=3, every_seconds=0.5)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Limits]:
+    async with open_redis(settings) as redis:
+        yield Limits(settings, redis)
+
+
+def away(redis_url: str = "redis://127.0.0.1:9/0") -> Settings:
+    return Settings(redis_url=redis_url, secret_key="k" * 40, redis_timeout_seconds=0.1)
+
+
+@pytest.fixture(params=["stand-in", "redis", "away"])
+async def counting(request: pytest.FixtureRequest) -> AsyncIterator[Limits]:
+    """Every way of counting."""
+    if request.param == "stand-in":
+        settings = away("memory://")
+    elif request.param == "redis":
+        shared: RedisServer = request.getfixturevalue("shared_redis")
+        shared.flush()
+        settings = away(shared.url)
+    else:
+        settings = away()
+    async with opened(settings) as counting:
+        yield counting
+
+
+async def try_it(counting: Limits, limit: Limit = SLOW, subject: str = "ada") -> bool:
+    """Whether an event was let in."""
+    try:
+        async with counting.counted(limit, subject):
+            return True
+    except LimitReached:
+        return False
+
+
+async def test_so_many_are_let_in_and_no_more(counting: Limits) -> None:
+    assert [await try_it(counting) for _ in range(5)] == [True] * 3 + [False] * 2
+
+
+async def test_so_many_are_let_in_at_the_same_moment(counting: Limits) -> None:
+    let_in = await asyncio.gather(*(try_it(counting) for _ in range(30)))
+    assert sum(let_in) == 3
+
+
+async def test_then_one_each_so_often(counting: Limits) -> None:
+    assert [await try_it(counting, QUICK) for _ in range(4)] == [True] * 3 + [False]
+    await asyncio.sleep(0.6)
+    assert [await try_it(counting, QUICK) for _ in range(2)] == [True, False]
+    await asyncio.sleep(1.6)
+    assert [await try_it(counting, QUICK) for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_who_is_refused_is_told_when_to_come_back(counting: Limits) -> None:
+    for _ in range(3):
+        await try_it(counting)
+    with pytest.raises(LimitReached) as refused:
+        await try_it_raising(counting)
+    assert refused.value.status == 429
+    assert 58 <= int(refused.value.headers["Retry-After"]) <= 60
+
+
+async def try_it_raising(counting: Limits) -> None:
+    async with counting.counted(SLOW, "ada"):
+        pass
+
+
+async def test_asking_in_vain_does_not_make_the_wait_longer(counting: Limits) -> None:
+    for _ in range(3):
+        await try_it(counting, QUICK)
+    for _ in range(10):
+        assert not await try_it(counting, QUICK)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)
+    assert await try_it(counting, QUICK)
+
+
+async def test_one_subjects_events_are_not_anothers(counting: Limits) -> None:
+    for _ in range(4):
+        await try_it(counting)
+    assert await try_it(counting, subject="eve")
+
+
+async def test_something_is_remembered_for_a_while(shared_redis: RedisServer) -> None:
+    async with opened(away(shared_redis.url)) as counting:
+        assert not await counting.remembers("seen", "ada")
+        await counting.remember("seen", "ada", 1)
+        assert await counting.remembers("seen", "ada")
+        assert not await counting.remembers("seen", "eve")
+        assert not await counting.remembers("another", "ada")
+        await asyncio.sleep(1.1)
+        assert not await counting.remembers("seen", "ada")
+
+
+async def test_nothing_is_remembered_while_redis_is_away() -> None:
+    async with opened(away()) as counting:
+        await counting.remember("seen", "ada", 60)
+        assert not await counting.remembers("seen", "ada")
+
+
+async def test_one_limits_events_are_not_anothers(counting: Limits) -> None:
+    for _ in range(4):
+        await try_it(counting)
+    assert await try_it(counting, Limit("another", at_once=1, every_seconds=60))
+
+
+async def test_what_is_forgotten_counts_no_more(counting: Limits) -> None:
+    for _ in range(4):
+        await try_it(counting)
+    await counting.forget(SLOW, "ada")
+    assert [await try_it(counting) for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_what_fails_in_an_outage_does_not_count(counting: Limits) -> None:
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            async with counting.counted(SLOW, "ada"):
+                raise Unavailable
+    assert [await try_it(counting) for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_what_fails_otherwise_counts(counting: Limits) -> None:
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            async with counting.counted(SLOW, "ada"):
+                raise RuntimeError
+    assert not await try_it(counting)
+
+
+async def test_two_processes_count_together(shared_redis: RedisServer) -> None:
+    shared_redis.flush()
+    async with opened(away(shared_redis.url)) as here, opened(away(shared_redis.url)) as there:
+        assert [await try_it(here), await try_it(there), await try_it(here)] == [True] * 3
+        assert not await try_it(there)
+
+
+async def test_redis_holds_no_subject_and_nothing_for_ever(shared_redis: RedisServer) -> None:
+    shared_redis.flush()
+    settings = away(shared_redis.url)
+    async with open_redis(settings) as redis:
+        counting = Limits(settings, redis)
+        await try_it(counting, subject="ada@example.org")
+        (key,) = await redis.keys("*")
+        assert b"ada" not in key
+        assert 0 < await redis.pttl(key) <= 60_000
+        other = Limits(settings.model_copy(update={"secret_key": away().secret_key}), redis)
+        assert key.endswith(other._digest(SLOW.name, "ada@example.org")[:16].hex().encode())
+
+
+async def test_an_event_is_one_round_trip(shared_redis: RedisServer) -> None:
+    settings = away(shared_redis.url)
+    async with open_redis(settings) as redis:
+        counting = Limits(settings, redis)
+        await try_it(counting)
+        before = (await redis.info("commandstats"))["cmdstat_eval"]["calls"]
+        await try_it(counting)
+        stats = await redis.info("commandstats")
+        assert stats["cmdstat_eval"]["calls"] == before + 1
+
+
+async def timed(act: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    await act()
+    return time.monotonic() - began
+
+
+async def test_a_frozen_redis_costs_its_time_once_and_opens_nothing(own_redis: RedisServer) -> None:
+    async with opened(away(own_redis.url)) as counting:
+        assert await try_it(counting)
+        own_redis.freeze()
+        try:
+            assert 0.05 < await timed(lambda: try_it(counting)) < 0.2
+            assert await timed(lambda: try_it(counting)) < 0.02
+            assert await try_it(counting)
+            assert not await try_it(counting)
+        finally:
+            own_redis.thaw()
+
+
+async def test_many_at_once_wait_for_a_frozen_redis_no_longer_than_one(
+    own_redis: RedisServer,
+) -> None:
+    async with opened(away(own_redis.url)) as counting:
+        own_redis.freeze()
+        try:
+            began = time.monotonic()
+            let_in = await asyncio.gather(*(try_it(counting) for _ in range(100)))
+            assert time.monotonic() - began < 0.5
+            assert sum(let_in) == 3
+        finally:
+            own_redis.thaw()
+
+
+async def test_redis_counts_again_once_it_is_back(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(limits, "PAUSE_SECONDS", 0.05)
+    server = RedisServer(tmp_path / "redis")
+    async with opened(away(server.url)) as counting:
+        for _ in range(4):
+            await try_it(counting)
+            await asyncio.sleep(0.06)
+        with running(server):
+            assert await try_it(counting)
+    said = [line["message"] for line in log_lines if line["logger"] == "service.limits"]
+    assert said == ["limits_without_redis", "limits_with_redis"]
+
+
+async def test_the_memory_of_a_process_is_bounded() -> None:
+    async with opened(away()) as counting:
+        for number in range(2000):
+            await try_it(counting, subject=f"{number}@example.org")
+        (count,) = counting._local.values()
+        assert len(count._until) == limits.SLOTS
+
+
+async def test_a_stranger_with_many_addresses_frees_nobody() -> None:
+    async with opened(away()) as counting:
+        for _ in range(3):
+            await try_it(counting)
+        for number in range(2000):
+            await try_it(counting, subject=f"{number}@example.org")
+        assert not await try_it(counting)
