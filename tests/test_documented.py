@@ -57,6 +57,8 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "POST /api/media",
         "GET /api/media",
         "GET /api/media/{item_id}",
+        "PATCH /api/media/{item_id}",
+        "DELETE /api/media/{item_id}",
         "GET /media/{item_id}/{name}",
         "GET /media/{item_id}/thumbnail",
     }
@@ -100,8 +102,10 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("post", "/logout", {"204", "401"}),
         ("get", "/api/accounts/me", {"200", "401"}),
         ("post", "/api/media", {"202", "400", "401", "422"}),
-        ("get", "/api/media", {"200", "401", "422"}),
-        ("get", "/api/media/{item_id}", {"200", "401", "404", "422"}),
+        ("get", "/api/media", {"200", "304", "401", "422"}),
+        ("get", "/api/media/{item_id}", {"200", "304", "401", "404", "422"}),
+        ("patch", "/api/media/{item_id}", {"200", "400", "401", "404", "412", "422"}),
+        ("delete", "/api/media/{item_id}", {"204", "401", "404", "412", "422"}),
         ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
     ],
@@ -145,3 +149,17 @@ def test_an_upload_is_a_form_with_a_file(schema: dict[str, Any]) -> None:
     assert form["required"] == ["file"]
     assert set(form["properties"]) == {"file", "title", "public"}
     assert form["properties"]["file"]["format"] == "binary"
+
+
+def test_a_change_may_leave_out_what_stays(schema: dict[str, Any]) -> None:
+    changes = schema["components"]["schemas"]["MediaChanges"]
+    assert set(changes["properties"]) == {"title", "public", "filename"}
+    assert "required" not in changes
+    assert changes["additionalProperties"] is False
+    assert not any("default" in field for field in changes["properties"].values())
+
+
+@pytest.mark.parametrize("method", ["patch", "delete"])
+def test_an_item_may_be_changed_under_a_condition(schema: dict[str, Any], method: str) -> None:
+    parameters = schema["paths"]["/api/media/{item_id}"][method]["parameters"]
+    assert [found["name"] for found in parameters] == ["item_id", "If-Match"]

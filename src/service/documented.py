@@ -38,6 +38,21 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def asks_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """A header that a request may have, for `parameters`."""
+    shape = {"type": "string", **schema}
+    return {"name": name, "in": "header", "description": description, "schema": shape}
+
+
+def with_headers(status: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route whose answer of this status has headers."""
+    headers = {
+        name.replace("_", "-"): {"description": description, "schema": {"type": "string"}}
+        for name, description in descriptions.items()
+    }
+    return {status: {"description": phrase(status), "headers": headers}}
+
+
 class DescribedApi(FastAPI):
     """A FastAPI whose OpenAPI also tells what the layers around every operation answer."""
 

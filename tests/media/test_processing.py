@@ -10,49 +10,18 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select
 
-from api import Api, Headers, running_api
+from api import Api
+from items import get, job, mails, process
 from pictures import gif_of, halves, saved, turned
-from service.jobs import Job
 from service.media import inspection, tasks
 from service.media.images import Inspected
 from service.media.inspection import InspectionFailed
 from service.media.models import MediaItem
-from service.outbox import Mail
-from service.settings import Settings
 from service.storage import StorageUnavailable
 
 pytestmark = pytest.mark.anyio
 
 PNG = saved(halves((400, 200)), "PNG")
-
-
-@pytest.fixture
-async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    """The application where nothing is processed until a test does it."""
-    monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
-    async with running_api(settings) as api:
-        yield api
-
-
-async def _nothing(_: Any) -> None:
-    return None
-
-
-async def process(api: Api, item_id: str, attempt: int = 1) -> None:
-    await tasks.process(api.resources, job(item_id, attempt))
-
-
-def job(item_id: str, attempt: int = 1) -> Job:
-    return Job(1, tasks.PROCESS, attempt, {"item_id": item_id})
-
-
-async def get(api: Api, headers: Headers, item_id: str) -> dict[str, Any]:
-    return dict((await api.client.get(f"/api/media/{item_id}", headers=headers)).json())
-
-
-async def mails(api: Api) -> list[Mail]:
-    async with api.resources.database.transaction() as session:
-        return list(await session.scalars(select(Mail)))
 
 
 async def test_an_upload_becomes_ready_with_facts_and_one_mail(quiet: Api) -> None:

@@ -2,15 +2,30 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, Integer, Uuid, bindparam, select, tuple_
 
 from service.accounts.sessions import Identity
+from service.database import UtcDateTime
 from service.errors import ServiceError
+from service.lookup import Lookup
 from service.media.models import MediaItem
+from service.media.views import COLUMNS, NAMES, Row
 from service.resources import Resources
+
+ID, CREATED_AT = NAMES.index("id"), NAMES.index("created_at")
+# Before every item: a page from here on is the first.
+START = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+
+_OWN = Lookup(
+    select(*COLUMNS).where(
+        MediaItem.id == bindparam("item_id"), MediaItem.account_id == bindparam("account_id")
+    )
+)
 
 
 class MediaNotFound(ServiceError):
@@ -29,9 +44,9 @@ class CursorInvalid(ServiceError):
         super().__init__("cursor: expected a value this API returned")
 
 
-def encode_cursor(item: MediaItem) -> str:
-    """The position of an item in the order of the list."""
-    text = f"{item.created_at.astimezone(UTC).isoformat()}|{item.id.hex}"
+def encode_cursor(created_at: datetime, item_id: UUID) -> str:
+    """A position in the order of a list."""
+    text = f"{created_at.astimezone(UTC).isoformat()}|{item_id.hex}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -48,28 +63,57 @@ def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise CursorInvalid from None
 
 
+def keyset_page(*columns: Any, where: ColumnElement[bool]) -> Lookup:
+    """Rows from the newest on, of those that stand behind (created_at, id).
+
+    What is added or removed meanwhile moves no other row: a page neither skips nor repeats.
+    """
+    order = tuple_(MediaItem.created_at, MediaItem.id)
+    position = tuple_(bindparam("created_at", type_=UtcDateTime), bindparam("item_id", type_=Uuid))
+    newest_first = (MediaItem.created_at.desc(), MediaItem.id.desc())
+    behind = select(*columns).where(where, order < position)
+    return Lookup(behind.order_by(*newest_first).limit(bindparam("limit", type_=Integer)))
+
+
+_OWN_PAGE = keyset_page(*COLUMNS, where=MediaItem.account_id == bindparam("account_id"))
+
+
 async def page(
     resources: Resources, identity: Identity, limit: int, cursor: str | None
-) -> tuple[list[MediaItem], str | None]:
-    """Up to `limit` own items, newest first, and the cursor of the next page if there is one."""
-    order = tuple_(MediaItem.created_at, MediaItem.id)
-    statement = select(MediaItem).where(MediaItem.account_id == identity.id)
-    if cursor is not None:
-        statement = statement.where(order < decode_cursor(cursor))
-    statement = statement.order_by(MediaItem.created_at.desc(), MediaItem.id.desc())
-    async with resources.database.transaction() as session:
-        items = list((await session.scalars(statement.limit(limit + 1))).all())
-    more = len(items) > limit
-    items = items[:limit]
-    return items, encode_cursor(items[-1]) if more else None
+) -> tuple[Sequence[Row], str | None]:
+    """COLUMNS of up to `limit` own items, and the cursor of the next page if there is one."""
+    created_at, item_id = START if cursor is None else decode_cursor(cursor)
+    rows = await _OWN_PAGE.all(
+        resources.database,
+        account_id=identity.id,
+        created_at=created_at,
+        item_id=item_id,
+        limit=limit + 1,  # one more tells whether there is a next page
+    )
+    return cut(rows, limit)
 
 
-async def find_own(resources: Resources, identity: Identity, item_id: UUID) -> MediaItem:
-    """An item of this account. Raises MediaNotFound."""
-    item = await find(resources, item_id)
-    if item.account_id != identity.id:
+def cut(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], str | None]:
+    """The rows of a page, and the cursor behind it where one row more was found."""
+    if len(rows) <= limit:
+        return rows, None
+    rows = rows[:limit]
+    return rows, encode_cursor(rows[-1][CREATED_AT], rows[-1][ID])
+
+
+def next_link(path: str, limit: int, cursor: str | None) -> dict[str, str]:
+    """The header that leads to the next page (RFC 8288)."""
+    if cursor is None:
+        return {}
+    return {"Link": f'<{path}?limit={limit}&cursor={cursor}>; rel="next"'}
+
+
+async def find_own(resources: Resources, identity: Identity, item_id: UUID) -> Row:
+    """COLUMNS of an item of this account. Raises MediaNotFound."""
+    row = await _OWN.one(resources.database, item_id=item_id, account_id=identity.id)
+    if row is None:
         raise MediaNotFound
-    return item
+    return row
 
 
 async def find(resources: Resources, item_id: UUID) -> MediaItem:

@@ -1,17 +1,34 @@
 """Bodies of the media requests and answers."""
 
+import unicodedata
 from datetime import datetime
-from typing import Self
-from urllib.parse import quote
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic_core import PydanticCustomError
 
-from service.media.models import MediaItem, Status
+from service.media.models import Status
+
+
+def _title(value: str) -> str:
+    value = value.strip()
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise PydanticCustomError("control_character", "Control characters are not allowed")
+    return value
+
+
+def _something(value: str) -> str:
+    if not value:
+        raise PydanticCustomError("empty", "Expected at least one visible character")
+    return value
+
+
+Title = Annotated[str, Field(max_length=200), AfterValidator(_title)]
 
 
 class MediaView(BaseModel):
-    """An item as its owner sees it."""
+    """An item as its owner sees it; `views` writes it."""
 
     id: UUID
     title: str
@@ -30,19 +47,6 @@ class MediaView(BaseModel):
     created_at: datetime
     updated_at: datetime
 
-    @classmethod
-    def of(cls, item: MediaItem) -> Self:
-        base = f"/media/{item.id}"
-        return cls(
-            **{name: getattr(item, name) for name in _COPIED},
-            sha256=item.sha256.hex() if item.sha256 else None,
-            url=f"{base}/{quote(item.filename, safe='')}",
-            thumbnail_url=f"{base}/thumbnail" if item.has_thumbnail else None,
-        )
-
-
-_COPIED = tuple(set(MediaView.model_fields) - {"sha256", "url", "thumbnail_url"})
-
 
 class MediaPage(BaseModel):
     """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
@@ -57,3 +61,25 @@ class UploadForm(BaseModel):
     file: bytes = Field(json_schema_extra={"format": "binary"})
     title: str = Field("", max_length=200, description="default: the file's name")
     public: bool = False
+
+
+class UploadFields(BaseModel):
+    """What may stand beside the file."""
+
+    title: Title = ""
+    public: bool = False
+
+
+def _absent(schema: dict[str, Any]) -> None:
+    """What is not sent is not changed, so there is no default to show."""
+    del schema["default"]
+
+
+class MediaChanges(BaseModel):
+    """JSON merge patch (RFC 7396): what is not there stays as it is. Nothing can be removed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Annotated[Title, AfterValidator(_something)] = Field("", json_schema_extra=_absent)
+    public: StrictBool = Field(False, json_schema_extra=_absent)
+    filename: str = Field("", min_length=1, max_length=1000, json_schema_extra=_absent)

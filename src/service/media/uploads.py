@@ -1,16 +1,13 @@
 """Receiving an upload: its bytes to storage first, then its row and its job in one transaction."""
 
 import logging
-import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated
 from uuid import uuid4
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
@@ -18,6 +15,7 @@ from service.accounts.sessions import Identity
 from service.errors import ServiceError
 from service.media.models import MediaItem
 from service.media.names import clean_name
+from service.media.schemas import UploadFields
 from service.resources import Resources
 from service.storage import StorageUnavailable
 
@@ -42,27 +40,15 @@ class FileTooLarge(ServiceError):
         super().__init__(f"The file is larger than {limit_bytes} bytes.")
 
 
-def _title(value: str) -> str:
-    value = value.strip()
-    if any(unicodedata.category(character) == "Cc" for character in value):
-        raise PydanticCustomError("control_character", "Control characters are not allowed")
-    return value
-
-
-class _Fields(BaseModel):
-    title: Annotated[str, Field(max_length=200), AfterValidator(_title)] = ""
-    public: bool = False
-
-
-def _fields(form: FormData) -> tuple[UploadFile, _Fields]:
+def _fields(form: FormData) -> tuple[UploadFile, UploadFields]:
     """The file and the fields beside it. Raises RequestValidationError, as FastAPI's forms do."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         missing = {"loc": ("body", "file"), "msg": "Expected a file part with this name"}
         raise RequestValidationError([missing])
-    given = {name: form[name] for name in _Fields.model_fields if name in form}
+    given = {name: form[name] for name in UploadFields.model_fields if name in form}
     try:
-        return file, _Fields.model_validate(given)
+        return file, UploadFields.model_validate(given)
     except ValidationError as error:
         mistakes = error.errors(include_input=False, include_url=False, include_context=False)
         raise RequestValidationError(
