@@ -3,9 +3,11 @@
 from alembic import context
 
 import service.accounts.models
+import service.idempotency
 import service.jobs
 import service.media.models
-import service.outbox  # noqa: F401  (every module with tables, for autogenerate)
+import service.outbox
+import service.schedule  # noqa: F401  (every module with tables, for autogenerate)
 from service.database import Base
 
 connection = context.config.attributes.get("connection")

@@ -163,3 +163,8 @@ def test_a_change_may_leave_out_what_stays(schema: dict[str, Any]) -> None:
 def test_an_item_may_be_changed_under_a_condition(schema: dict[str, Any], method: str) -> None:
     parameters = schema["paths"]["/api/media/{item_id}"][method]["parameters"]
     assert [found["name"] for found in parameters] == ["item_id", "If-Match"]
+
+
+def test_an_upload_may_have_a_key(schema: dict[str, Any]) -> None:
+    (key,) = schema["paths"]["/api/media"]["post"]["parameters"]
+    assert (key["name"], key["in"], key["required"]) == ("Idempotency-Key", "header", False)

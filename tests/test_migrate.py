@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import service.schedule
 import service.tasks  # noqa: F401  (all models)
 from servers import ROOT, Postgresql, clean_environment, run_service, service_command
 from service.accounts.models import Account

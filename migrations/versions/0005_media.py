@@ -1,4 +1,4 @@
-"""An index of the public items."""
+"""Tasks that come round, answers that are remembered, and an index of the public items."""
 
 from typing import Any
 
@@ -15,6 +15,26 @@ INDEX = "ix_media_items_public_created_at_id"
 
 
 def upgrade() -> None:
+    _index_public_items()  # first, as it commits by itself
+    op.create_table(
+        "schedules",
+        sa.Column("task", sa.String(100), primary_key=True),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("account_id", sa.Uuid, primary_key=True),
+        sa.Column("key", sa.String(200), primary_key=True),
+        sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("location", sa.String(200), nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"])
+
+
+def _index_public_items() -> None:
     context = op.get_context()
     if context.dialect.name != "postgresql":
         _create_index(sqlite_where=PUBLIC)

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 
 from service.jobs import HANDED_BACK, UNKNOWN, EmbeddedJob, Job, Outcome, execute
-from service.resources import Resources
+from service.resources import Resources, background
+from service.schedule import keep
 from service.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ async def run_jobs(resources: Resources) -> AsyncIterator[None]:
     runner = Runner(resources)
     rounds = asyncio.create_task(runner.run(), name="embedded jobs")
     try:
-        yield
+        async with background(keep(resources.jobs, TASKS.values())):
+            yield
     finally:
         runner.stopping = True
         resources.jobs.arrived.set()

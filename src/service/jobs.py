@@ -62,6 +62,7 @@ class Task:
 
     Both may run more than once for a job, and both may raise `Unavailable`: what a task needs being
     away is not the job's fault, so it waits until that is back and uses up no attempt.
+    With `every_seconds` it is enqueued by itself, without arguments, once in that time.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Task:
     give_up: Callable[[Any, Job, BaseException], Awaitable[None]] = _nothing
     max_attempts: int = 5
     first_delay_seconds: float = 1.0
+    every_seconds: float | None = None
 
     def delay_seconds(self, attempt: int) -> float:
         """Wait before the attempt after this one; doubles each time."""

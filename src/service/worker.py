@@ -34,6 +34,7 @@ from service.lifecycle import Lifecycle
 from service.migrate import current_revision, outdated
 from service.probe_server import listen, serve_probes
 from service.resources import Resources, background, open_resources
+from service.schedule import keep
 from service.settings import Settings
 from service.tasks import TASKS
 
@@ -187,7 +188,8 @@ class Worker:
             _register(app, queue, self.resources)
             self.working.set()
             log.info("worker_ready")
-            async with background(_rescue_forever(queue)):
+            schedule = keep(self.resources.jobs, TASKS.values())
+            async with background(_rescue_forever(queue), schedule):
                 await self._run_jobs(app, queue)
         finally:
             self.working.clear()

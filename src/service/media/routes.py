@@ -10,9 +10,10 @@ from starlette.responses import Response
 from service.accounts.sessions import CurrentAccount, MaybeAccount
 from service.documented import asks_header, problems, with_headers
 from service.etags import tagged
+from service.idempotency import IdempotencyKey
 from service.media import changes, downloads, listing, uploads
 from service.media.schemas import MediaChanges, MediaPage, MediaView, UploadForm
-from service.media.views import item_json, page_json, row_of
+from service.media.views import item_json, page_json
 from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
 from service.routing import readable
@@ -58,11 +59,15 @@ def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
     response_model=MediaView,
     responses=ACCEPTED | problems(400, 401, 422, 503),
 )
-async def upload(identity: CurrentAccount, request: Request, resources: Provided) -> Response:
+async def upload(
+    identity: CurrentAccount,
+    request: Request,
+    resources: Provided,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Upload a file. It is safe once this answers; `status` tells when it is processed."""
-    item = await uploads.receive(resources, identity, request)
-    where = {"Location": f"/api/media/{item.id}"}
-    return Response(item_json(row_of(item)), 202, where, "application/json")
+    answer = await uploads.receive(resources, identity, request, idempotency_key)
+    return answer.response()
 
 
 @readable(
