@@ -59,6 +59,7 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "GET /api/media/{item_id}",
         "PATCH /api/media/{item_id}",
         "DELETE /api/media/{item_id}",
+        "GET /api/public/media",
         "GET /media/{item_id}/{name}",
         "GET /media/{item_id}/thumbnail",
     }
@@ -106,6 +107,7 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("get", "/api/media/{item_id}", {"200", "304", "401", "404", "422"}),
         ("patch", "/api/media/{item_id}", {"200", "400", "401", "404", "412", "422"}),
         ("delete", "/api/media/{item_id}", {"204", "401", "404", "412", "422"}),
+        ("get", "/api/public/media", {"200", "304", "422"}),
         ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
     ],

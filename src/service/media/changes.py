@@ -13,6 +13,7 @@ from service.media.listing import MediaNotFound, find_own
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.progress import mail_key
+from service.media.public import listing_changed
 from service.media.schemas import MediaChanges
 from service.media.views import COLUMNS, NAMES, Row, item_json
 from service.outbox import cancel
@@ -21,7 +22,7 @@ from service.resources import Resources
 log = logging.getLogger(__name__)
 
 ERASE = "media.erase"
-_UPDATED_AT = NAMES.index("updated_at")
+_ID, _PUBLIC, _UPDATED_AT = map(NAMES.index, ("id", "public", "updated_at"))
 
 
 async def change(
@@ -42,8 +43,10 @@ async def change(
         .returning(*COLUMNS)
     )
     async with resources.database.transaction() as session:
-        changed: Row | None = (await session.execute(statement)).one_or_none()
-    return _made(changed, asked)
+        changed = _made((await session.execute(statement)).one_or_none(), asked)
+    if found[_PUBLIC] or changed[_PUBLIC] or "public" in values:
+        await listing_changed(resources)
+    return changed
 
 
 async def remove(resources: Resources, identity: Identity, item_id: UUID, asked: Headers) -> None:
@@ -56,16 +59,17 @@ async def remove(resources: Resources, identity: Identity, item_id: UUID, asked:
     check_match(asked, etag_of(item_json(found)))
     statement = delete(MediaItem).where(_as_found(found, identity, asked)).returning(*COLUMNS)
     async with resources.database.transaction() as session:
-        removed: Row | None = (await session.execute(statement)).one_or_none()
-        _made(removed, asked)
+        removed = _made((await session.execute(statement)).one_or_none(), asked)
         await cancel(session, mail_key(item_id))
         await resources.jobs.enqueue(session, ERASE, item_id=str(item_id))
+    if removed[_PUBLIC]:
+        await listing_changed(resources)
     log.info("media_deleted", extra={"media_id": str(item_id)})
 
 
 def _as_found(found: Row, identity: Identity, asked: Headers) -> ColumnElement[bool]:
     """Between the look at a version and its change another request may be faster."""
-    which = and_(MediaItem.id == found[0], MediaItem.account_id == identity.id)
+    which = and_(MediaItem.id == found[_ID], MediaItem.account_id == identity.id)
     if is_conditional(asked):
         which = and_(which, MediaItem.updated_at == found[_UPDATED_AT])
     return which

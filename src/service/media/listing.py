@@ -7,17 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Integer, Uuid, bindparam, select, tuple_
+from sqlalchemy import ColumnElement, Integer, TextClause, Uuid, bindparam, select, tuple_
 
 from service.accounts.sessions import Identity
 from service.database import UtcDateTime
 from service.errors import ServiceError
 from service.lookup import Lookup
 from service.media.models import MediaItem
-from service.media.views import COLUMNS, NAMES, Row
+from service.media.views import COLUMNS, Row
 from service.resources import Resources
 
-ID, CREATED_AT = NAMES.index("id"), NAMES.index("created_at")
 # Before every item: a page from here on is the first.
 START = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 
@@ -63,8 +62,9 @@ def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise CursorInvalid from None
 
 
-def keyset_page(*columns: Any, where: ColumnElement[bool]) -> Lookup:
-    """Rows from the newest on, of those that stand behind (created_at, id).
+def keyset_page(*columns: Any, where: ColumnElement[bool] | TextClause) -> Lookup:
+    """Rows from the newest on, of those that stand behind (created_at, item_id); `columns` begin
+    with these two.
 
     What is added or removed meanwhile moves no other row: a page neither skips nor repeats.
     """
@@ -81,24 +81,24 @@ _OWN_PAGE = keyset_page(*COLUMNS, where=MediaItem.account_id == bindparam("accou
 async def page(
     resources: Resources, identity: Identity, limit: int, cursor: str | None
 ) -> tuple[Sequence[Row], str | None]:
-    """COLUMNS of up to `limit` own items, and the cursor of the next page if there is one."""
+    """COLUMNS of up to `limit` own items, and the cursor of the next page if there is one.
+
+    Raises CursorInvalid.
+    """
+    return await read_page(resources, _OWN_PAGE, limit, cursor, account_id=identity.id)
+
+
+async def read_page(
+    resources: Resources, query: Lookup, limit: int, cursor: str | None, **parameters: object
+) -> tuple[Sequence[Row], str | None]:
+    """Up to `limit` rows of a keyset page, and the cursor of the next one. Raises CursorInvalid."""
     created_at, item_id = START if cursor is None else decode_cursor(cursor)
-    rows = await _OWN_PAGE.all(
-        resources.database,
-        account_id=identity.id,
-        created_at=created_at,
-        item_id=item_id,
-        limit=limit + 1,  # one more tells whether there is a next page
-    )
-    return cut(rows, limit)
-
-
-def cut(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], str | None]:
-    """The rows of a page, and the cursor behind it where one row more was found."""
+    position = {"created_at": created_at, "item_id": item_id}
+    # One row more tells whether there is a next page.
+    rows = await query.all(resources.database, **position, **parameters, limit=limit + 1)
     if len(rows) <= limit:
         return rows, None
-    rows = rows[:limit]
-    return rows, encode_cursor(rows[-1][CREATED_AT], rows[-1][ID])
+    return rows[:limit], encode_cursor(*rows[limit - 1][:2])
 
 
 def next_link(path: str, limit: int, cursor: str | None) -> dict[str, str]:

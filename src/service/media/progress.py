@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts.sessions import address_of
 from service.media.models import MediaItem
+from service.media.public import listing_changed
 from service.outbox import post
 from service.resources import Resources
 
@@ -58,6 +59,8 @@ async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
             log.info("attempt_superseded", extra={"media_id": str(item.id)})
             return False
         await _tell_owner(resources, session, current)
+    if current.public:
+        await listing_changed(resources)
     log.info("media_processed", extra={"media_id": str(item.id), "status": current.status})
     return True
 

@@ -11,8 +11,8 @@ from service.accounts.sessions import CurrentAccount, MaybeAccount
 from service.documented import asks_header, problems, with_headers
 from service.etags import tagged
 from service.idempotency import IdempotencyKey
-from service.media import changes, downloads, listing, uploads
-from service.media.schemas import MediaChanges, MediaPage, MediaView, UploadForm
+from service.media import changes, downloads, listing, public, uploads
+from service.media.schemas import MediaChanges, MediaPage, MediaView, PublicPage, UploadForm
 from service.media.views import item_json, page_json
 from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
@@ -22,6 +22,9 @@ from service.settings import Settings
 router = APIRouter(tags=["media"])
 
 UPLOAD_PATH = "/api/media"
+PUBLIC_PATH = "/api/public/media"
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(max_length=200)]
 # The body is read by the use case, after the token was checked: FastAPI's own File() reads first.
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -81,8 +84,8 @@ async def list_media(
     identity: CurrentAccount,
     request: Request,
     resources: Provided,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Response:
     """Own items, newest first."""
     rows, following = await listing.page(resources, identity, limit, cursor)
@@ -136,6 +139,22 @@ async def delete_media(
     """Delete an own item, its bytes and its preview. There is no way back."""
     await changes.remove(resources, identity, item_id, request.headers)
     return Response(status_code=204)
+
+
+@readable(
+    router,
+    PUBLIC_PATH,
+    response_model=PublicPage,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    responses=LISTED | NOT_CHANGED | problems(422, 503),
+)
+async def list_public_media(
+    request: Request, resources: Provided, limit: Limit = 20, cursor: Cursor = None
+) -> Response:
+    """What its owners made public and is ready, newest first. May be some seconds old."""
+    content, following = await public.page(resources, limit, cursor)
+    link = listing.next_link(PUBLIC_PATH, limit, following)
+    return tagged(content, asked=request.headers, caching=public.CACHING, headers=link)
 
 
 @readable(

@@ -55,6 +55,27 @@ class MediaPage(BaseModel):
     next_cursor: str | None
 
 
+class PublicItem(BaseModel):
+    """An item as anybody sees it."""
+
+    id: UUID
+    title: str
+    size: int = Field(description="bytes")
+    content_type: str = Field(description="found in the content")
+    width: int | None = Field(description="pixels, of an image")
+    height: int | None = Field(description="pixels, of an image")
+    url: str
+    thumbnail_url: str | None
+    created_at: datetime
+
+
+class PublicPage(BaseModel):
+    """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
+
+    items: list[PublicItem]
+    next_cursor: str | None
+
+
 class UploadForm(BaseModel):
     """multipart/form-data of an upload."""
 
