@@ -441,6 +441,19 @@ def test_a_worker_says_that_the_schema_is_missing_and_waits_for_it(
         rig.stop()
 
 
+def test_what_comes_round_is_run_once_by_one_of_the_workers(rig: Rig) -> None:
+    rig.psql("INSERT INTO schedules VALUES ('media.sweep', now() - interval '5 hours')")
+    workers = [rig.worker(ready=False) for _ in range(3)]
+    for worker in workers:
+        worker.wait_for("worker_ready")
+    wait_until(lambda: any(worker.lines("job_done") for worker in workers))
+    rig.wait_until_done()
+    done = [line["task"] for worker in workers for line in worker.lines("job_done")]
+    assert done == ["media.sweep"]
+    due = "SELECT due_at > now() FROM schedules WHERE task = 'media.sweep'"
+    assert rig.psql(due) == "t"
+
+
 def test_an_idle_worker_costs_next_to_nothing(rig: Rig) -> None:
     worker = rig.worker()
     assert worker.process is not None

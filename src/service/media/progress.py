@@ -56,7 +56,6 @@ async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
     async with resources.database.transaction() as session:
         current = await _change(session, item, **values)
         if current is None:
-            log.info("attempt_superseded", extra={"media_id": str(item.id)})
             return False
         await _tell_owner(resources, session, current)
     if current.public:
@@ -72,7 +71,10 @@ async def _change(session: AsyncSession, item: MediaItem, **values: Any) -> Medi
         .values(**values, updated_at=datetime.now(UTC))
         .returning(MediaItem)
     )
-    return (await session.scalars(statement)).one_or_none()
+    changed = (await session.scalars(statement)).one_or_none()
+    if changed is None:
+        log.info("attempt_superseded", extra={"media_id": str(item.id)})
+    return changed
 
 
 async def _tell_owner(resources: Resources, session: AsyncSession, item: MediaItem) -> None:
