@@ -108,7 +108,7 @@ def embedded_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
 @pytest.fixture
 def server_settings(tmp_path: Path, database_url: str, shared_redis: RedisServer) -> Settings:
     """Settings on real PostgreSQL and Redis, both empty."""
-    assert shared_redis.ask(b"FLUSHALL") == b"+OK\r\n"
+    shared_redis.flush()
     return Settings(
         database_url=database_url,
         redis_url=shared_redis.url,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import service.media.tasks
+import service.schedule
 import service.tasks
 from service.__main__ import main
 from service.errors import Unavailable
@@ -100,4 +101,9 @@ if __name__ == "__main__":
     service.tasks.TASKS[PROCESS] = hurried
     if "INSPECT_SECONDS" in os.environ:
         inspect_as_told()
+    if "EVERY_SECONDS" in os.environ:
+        service.schedule.LOOK_SECONDS = 0.05
+        every_seconds = float(os.environ["EVERY_SECONDS"])
+        often = Task("test.often", record, every_seconds=every_seconds)
+        service.tasks.TASKS[often.name] = often
     sys.exit(main(sys.argv[1:]))

@@ -221,15 +221,19 @@ class RedisServer:
         return self
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError):
-            return self.ask(b"PING") == b"+PONG\r\n"
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), 1) as s,
+        ):
+            s.sendall(b"PING\r\n")
+            return s.recv(10).startswith(b"+PONG")
         return False
 
-    def ask(self, command: bytes) -> bytes:
-        """The first bytes of the answer to an inline command."""
-        with socket.create_connection(("127.0.0.1", self.port), 1) as s:
-            s.sendall(command + b"\r\n")
-            return s.recv(100)
+    def flush(self) -> None:
+        """Forget everything."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as s:
+            s.sendall(b"FLUSHALL\r\n")
+            assert s.recv(10) == b"+OK\r\n"
 
     def freeze(self) -> None:
         assert self.process is not None

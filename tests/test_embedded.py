@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from service.jobs import EmbeddedJob, Job, Task
 from service.lifecycle import Lifecycle
 from service.migrate import migrate
 from service.resources import Resources, open_resources
-from service.schedule import Schedule
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -331,17 +329,3 @@ def test_an_idle_embedded_process_costs_next_to_nothing(
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def test_what_comes_round_is_run_once_by_one_of_the_processes(
-    embedded_settings: Settings, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    periodic = replace(embedded.TASKS["test.record"], every_seconds=3600)
-    monkeypatch.setitem(embedded.TASKS, "test.record", periodic)
-    async with opened(embedded_settings) as resources, resources.database.transaction() as session:
-        long_ago = datetime.now(UTC) - timedelta(hours=5)
-        session.add(Schedule(task="test.record", due_at=long_ago))
-    async with running_twice(embedded_settings):
-        await notebook.until(lambda: notebook.notes)
-        await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
-    assert notebook.notes == [("ran", None, 1)]

@@ -1,120 +1,116 @@
-"""Tasks that come round, on both back ends."""
+"""Tasks that run every so often, once for all processes together, on both back ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from anyio import fail_after
+from sqlalchemy import select, update
 
-from service import schedule
-from service.database import open_database
+from asgi import client_of
+from service import embedded, schedule
+from service.app import create_app
 from service.database_errors import DatabaseUnavailable
-from service.jobs import Job, Jobs, Task
-from service.schedule import enqueue_due, keep
+from service.health import Health
+from service.jobs import Job, Task
+from service.lifecycle import Lifecycle
+from service.resources import Resources, open_resources
+from service.schedule import Due, enqueue_due
 from service.settings import Settings
-from service.tasks import TASKS
 
 pytestmark = pytest.mark.anyio
 
-NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-
-
-async def nothing(_: Any, __: Job) -> None:
-    return None
-
-
-HOURLY = Task("test.hourly", nothing, every_seconds=3600)
+TASK = "test.often"
 
 
 @pytest.fixture
-async def jobs(settings: Settings) -> AsyncIterator[Jobs]:
-    async with open_database(settings) as database:
-        yield Jobs(database)
+async def resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Nothing runs the jobs."""
+    async with open_resources(settings, Health(Lifecycle())) as resources:
+        yield resources
 
 
-async def queued(jobs: Jobs) -> list[str]:
-    sql = "SELECT task FROM embedded_jobs"
-    if jobs.database.is_postgresql:
-        sql = "SELECT task_name FROM procrastinate_jobs"
-    async with jobs.database.reading() as connection:
-        return list(await connection.scalars(text(sql)))
+async def waiting(resources: Resources) -> int:
+    return (await resources.jobs.counts()).get("todo", 0)
 
 
-async def test_a_task_comes_once_a_period(jobs: Jobs) -> None:
-    times = [NOON + minutes * timedelta(minutes=1) for minutes in (0, 1, 59, 60, 61, 119, 120)]
-    counts = []
-    for now in times:
-        await enqueue_due(jobs, [HOURLY], now)
-        counts.append(len(await queued(jobs)))
-    assert counts == [0, 0, 0, 1, 1, 1, 2]
+async def make_due(resources: Resources) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    async with resources.database.transaction() as session:
+        await session.execute(update(Due).values(due_at=past))
 
 
-async def test_periods_without_anybody_are_made_up_for_once(jobs: Jobs) -> None:
-    await enqueue_due(jobs, [HOURLY], NOON)
+async def test_a_task_is_due_after_its_pause_for_the_first_time(resources: Resources) -> None:
+    await enqueue_due(resources, TASK, 3600)
+    await enqueue_due(resources, TASK, 3600)
+    assert await waiting(resources) == 0
+    async with resources.database.transaction() as session:
+        due = (await session.scalars(select(Due))).one()
+    assert timedelta(0) < due.due_at - datetime.now(UTC) <= timedelta(hours=1)
+
+
+async def test_a_task_that_is_due_is_enqueued_once(resources: Resources) -> None:
+    await enqueue_due(resources, TASK, 3600)
+    await make_due(resources)
     for _ in range(3):
-        await enqueue_due(jobs, [HOURLY], NOON + 50 * HOUR)
-    assert await queued(jobs) == ["test.hourly"]
+        await enqueue_due(resources, TASK, 3600)
+    assert await waiting(resources) == 1
 
 
-async def test_many_who_look_at_once_enqueue_it_once(settings: Settings) -> None:
-    async with AsyncExitStack() as stack:
-        many = [Jobs(await stack.enter_async_context(open_database(settings))) for _ in range(6)]
-        for moment in (NOON, NOON + HOUR):
-            await asyncio.gather(*(enqueue_due(jobs, [HOURLY], moment) for jobs in many))
-        assert await queued(many[0]) == ["test.hourly"]
-
-
-async def test_it_is_moved_on_and_enqueued_together_or_not_at_all(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+async def test_of_many_processes_at_the_same_moment_one_enqueues(
+    resources: Resources, settings: Settings
 ) -> None:
-    async def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("a mistake")
-
-    await enqueue_due(jobs, [HOURLY], NOON)
-    with monkeypatch.context() as patch:
-        patch.setattr(jobs, "enqueue", broken)
-        with pytest.raises(RuntimeError):
-            await enqueue_due(jobs, [HOURLY], NOON + HOUR)
-    await enqueue_due(jobs, [HOURLY], NOON + HOUR)
-    assert await queued(jobs) == ["test.hourly"]
+    await enqueue_due(resources, TASK, 3600)
+    await make_due(resources)
+    async with open_resources(settings, Health(Lifecycle())) as others:
+        await asyncio.gather(
+            *(enqueue_due(process, TASK, 3600) for process in [resources, others] * 4)
+        )
+    assert await waiting(resources) == 1
 
 
-async def test_what_does_not_come_round_is_left_alone(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+async def test_a_task_missed_for_long_is_made_up_for_once(resources: Resources) -> None:
+    await enqueue_due(resources, TASK, 60)
+    long_ago = datetime.now(UTC) - timedelta(days=3)
+    async with resources.database.transaction() as session:
+        await session.execute(update(Due).values(due_at=long_ago))
+    for _ in range(3):
+        await enqueue_due(resources, TASK, 60)
+    assert await waiting(resources) == 1
+
+
+async def test_the_web_process_runs_scheduled_tasks_where_it_runs_jobs(
+    embedded_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.01)
-    keeping = asyncio.create_task(keep(jobs, [Task("test.once", nothing), HOURLY]))
-    await asyncio.sleep(0.3)
-    keeping.cancel()
-    await asyncio.wait({keeping})
-    async with jobs.database.reading() as connection:
-        found = list(await connection.scalars(text("SELECT task FROM schedules")))
-    assert found == ["test.hourly"]
+    ran = asyncio.Event()
+
+    async def note(_: Any, job: Job) -> None:
+        ran.set()
+
+    monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.02)
+    monkeypatch.setitem(embedded.TASKS, TASK, Task(TASK, note, every_seconds=0.1))
+    async with client_of(create_app(embedded_settings)):
+        with fail_after(10):
+            await ran.wait()
 
 
-async def test_it_goes_on_after_a_failure_and_tells_of_it_once(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
-) -> None:
-    errors: list[Exception] = [RuntimeError("no table"), RuntimeError("x"), DatabaseUnavailable()]
-    done = asyncio.Event()
+async def test_an_outage_does_not_end_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [DatabaseUnavailable(), RuntimeError("no such table")]
+    seen: list[str] = []
 
-    async def failing(*_: Any) -> None:
+    async def fail(_: Any, task: str, every_seconds: float) -> None:
+        seen.append(task)
         if errors:
-            raise errors.pop(0)
-        done.set()
+            raise errors.pop()
 
     monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(schedule, "enqueue_due", failing)
-    keeping = asyncio.create_task(keep(jobs, [HOURLY]))
-    await asyncio.wait_for(done.wait(), 5)
-    keeping.cancel()
-    await asyncio.wait({keeping})
-    assert [line["message"] for line in log_lines] == ["schedule_failed"]
-
-
-async def test_housekeeping_comes_round() -> None:
-    assert TASKS["idempotency.expire"].every_seconds == 3600
+    monkeypatch.setattr(schedule, "enqueue_due", fail)
+    tasks = [Task("test.never", fail), Task(TASK, fail, every_seconds=1)]  # type: ignore[arg-type]
+    running = asyncio.create_task(schedule.enqueue_forever(None, tasks))  # type: ignore[arg-type]
+    with fail_after(5):
+        while len(seen) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert set(seen) == {TASK}

@@ -1,4 +1,4 @@
-"""Tasks that come round, answers that are remembered, and an index of the public items."""
+"""When scheduled tasks are due, answers that are remembered, and an index of the public items."""
 
 from typing import Any
 
@@ -17,9 +17,10 @@ INDEX = "ix_media_items_public_created_at_id"
 def upgrade() -> None:
     _index_public_items()  # first, as it commits by itself
     op.create_table(
-        "schedules",
+        "schedule",
         sa.Column("task", sa.String(100), primary_key=True),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        if_not_exists=True,
     )
     op.create_table(
         "idempotency_keys",

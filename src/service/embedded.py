@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 
 from service.jobs import HANDED_BACK, UNKNOWN, EmbeddedJob, Job, Outcome, execute
 from service.resources import Resources, background
-from service.schedule import keep
+from service.schedule import enqueue_forever
 from service.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ async def run_jobs(resources: Resources) -> AsyncIterator[None]:
     runner = Runner(resources)
     rounds = asyncio.create_task(runner.run(), name="embedded jobs")
     try:
-        async with background(keep(resources.jobs, TASKS.values())):
+        async with background(enqueue_forever(resources, TASKS.values())):
             yield
     finally:
         runner.stopping = True

@@ -61,8 +61,8 @@ class Task:
     """What to do for a job. `give_up` records the end of one that failed every time.
 
     Both may run more than once for a job, and both may raise `Unavailable`: what a task needs being
-    away is not the job's fault, so it waits until that is back and uses up no attempt.
-    With `every_seconds` it is enqueued by itself, without arguments, once in that time.
+    away is not the job's fault, so it waits until that is back and uses up no attempt. With
+    `every_seconds` the task is also enqueued that often, without arguments.
     """
 
     name: str

@@ -34,7 +34,7 @@ from service.lifecycle import Lifecycle
 from service.migrate import current_revision, outdated
 from service.probe_server import listen, serve_probes
 from service.resources import Resources, background, open_resources
-from service.schedule import keep
+from service.schedule import enqueue_forever
 from service.settings import Settings
 from service.tasks import TASKS
 
@@ -188,8 +188,8 @@ class Worker:
             _register(app, queue, self.resources)
             self.working.set()
             log.info("worker_ready")
-            schedule = keep(self.resources.jobs, TASKS.values())
-            async with background(_rescue_forever(queue), schedule):
+            due = enqueue_forever(self.resources, TASKS.values())
+            async with background(_rescue_forever(queue), due):
                 await self._run_jobs(app, queue)
         finally:
             self.working.clear()

@@ -159,6 +159,18 @@ def test_a_job_of_a_newer_release_waits_for_it(rig: Rig) -> None:
     assert rig.jobs()[0] == "test.of-a-newer-release|todo|0"
 
 
+def test_a_scheduled_task_runs_once_however_many_workers_there_are(rig: Rig) -> None:
+    for _ in range(2):
+        rig.worker(EVERY_SECONDS="1")
+    began = time.monotonic()
+    time.sleep(5)
+    ran = rig.notes.count("ran None 1")
+    assert 3 <= ran <= time.monotonic() - began + 2
+    rig.stop()
+    time.sleep(3)
+    assert len(rig.jobs()) <= 1  # nothing piles up while nobody works
+
+
 def test_another_worker_finishes_the_job_of_one_that_was_killed(rig: Rig) -> None:
     first = rig.worker()
     rig.enqueue("test.last", name="x", seconds=0.5)
@@ -439,19 +451,6 @@ def test_a_worker_says_that_the_schema_is_missing_and_waits_for_it(
         rig.wait_for_note("ran x 1")
     finally:
         rig.stop()
-
-
-def test_what_comes_round_is_run_once_by_one_of_the_workers(rig: Rig) -> None:
-    rig.psql("INSERT INTO schedules VALUES ('media.sweep', now() - interval '5 hours')")
-    workers = [rig.worker(ready=False) for _ in range(3)]
-    for worker in workers:
-        worker.wait_for("worker_ready")
-    wait_until(lambda: any(worker.lines("job_done") for worker in workers))
-    rig.wait_until_done()
-    done = [line["task"] for worker in workers for line in worker.lines("job_done")]
-    assert done == ["media.sweep"]
-    due = "SELECT due_at > now() FROM schedules WHERE task = 'media.sweep'"
-    assert rig.psql(due) == "t"
 
 
 def test_an_idle_worker_costs_next_to_nothing(rig: Rig) -> None:
