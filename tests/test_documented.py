@@ -170,3 +170,32 @@ def test_an_item_may_be_changed_under_a_condition(schema: dict[str, Any], method
 def test_an_upload_may_have_a_key(schema: dict[str, Any]) -> None:
     (key,) = schema["paths"]["/api/media"]["post"]["parameters"]
     assert (key["name"], key["in"], key["required"]) == ("Idempotency-Key", "header", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [("401", "WWW-Authenticate"), ("416", "Content-Range"), ("503", "Retry-After")],
+)
+def test_a_problem_tells_of_the_header_that_goes_with_it(
+    schema: dict[str, Any], status: str, header: str
+) -> None:
+    for _, path, operation in operations(schema):
+        if status in operation["responses"]:
+            assert header in operation["responses"][status]["headers"], path
+
+
+@pytest.mark.parametrize("name", ["MediaView", "PublicItem", "MediaChanges"])
+def test_what_is_sent_and_answered_has_examples(schema: dict[str, Any], name: str) -> None:
+    properties = schema["components"]["schemas"][name]["properties"]
+    plain = {"public", "created_at", "updated_at"}
+    assert {key for key, field in properties.items() if not field.get("examples")} <= plain
+
+
+@pytest.mark.parametrize("path", ["/api/media", "/api/media/{item_id}", "/api/public/media"])
+def test_what_can_be_asked_for_again_tells_of_its_version(
+    schema: dict[str, Any], path: str
+) -> None:
+    operation = schema["paths"][path]["get"]
+    assert "If-None-Match" in [found["name"] for found in operation["parameters"]]
+    for status in ("200", "304"):
+        assert "ETag" in operation["responses"][status]["headers"]

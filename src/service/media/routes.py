@@ -37,17 +37,25 @@ ETAG = "of this version"
 TAGGED = with_headers(200, ETag=ETAG)
 LISTED = with_headers(200, ETag=ETAG, Link='the next page, if there is one: rel="next"')
 NOT_CHANGED = with_headers(304, ETag=ETAG)
-BYTES = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+BYTES: dict[str, Any] = {
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+}
 CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": BYTES},
-    206: {"description": "The range asked for", "content": BYTES},
-    304: {"description": "Not changed"},
+    200: with_headers(200, ETag=ETAG, Accept_Ranges="`bytes`")[200] | BYTES,
+    206: with_headers(206, ETag=ETAG, Content_Range="the range sent")[206] | BYTES,
+    **NOT_CHANGED,
 }
 IF_MATCH = asks_header("If-Match", "the version that is meant; 412 if there is a newer one")
 IF_NONE_MATCH = asks_header(
     "If-None-Match", "the version that the client has; 304 if it is current"
 )
-ALSO_ANONYMOUS: dict[str, Any] = {"security": [{}]}  # beside the bearer token: public items
+RANGE = asks_header("Range", "one range of bytes, such as `bytes=0-1023`")
+IF_RANGE = asks_header("If-Range", "the version that the client has a part of")
+# Beside the bearer token: public items.
+ALSO_ANONYMOUS: dict[str, Any] = {
+    "security": [{}],
+    "parameters": [RANGE, IF_RANGE, IF_NONE_MATCH],
+}
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:

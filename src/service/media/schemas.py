@@ -27,60 +27,64 @@ def _something(value: str) -> str:
 Title = Annotated[str, Field(max_length=200), AfterValidator(_title)]
 
 
-class MediaView(BaseModel):
+ID = "f8d885ed-db27-4eb3-b3c8-f6cf0234be13"
+SHA256 = "39acf0b7bcad3d8f6550d8785c737e25d04e9410f17c251dbaea3e6272239911"
+CURSOR = "MjAyNi0xMS0yM1QxNjozNzozMC4zMjc5NTErMDA6MDB8ZjhkODg1ZWRkYjI3NGViM2IzYzhmNmNmMDIzNGJlMTM"
+
+
+class _Seen(BaseModel):
+    """What everybody who sees an item is told."""
+
+    id: UUID = Field(examples=[ID])
+    title: str = Field(examples=["Sunrise"])
+    size: int = Field(description="bytes", examples=[28231])
+    content_type: str | None = Field(
+        description="found in the content, once processed", examples=["image/jpeg"]
+    )
+    width: int | None = Field(description="pixels, of an image", examples=[1200])
+    height: int | None = Field(description="pixels, of an image", examples=[800])
+    url: str = Field(examples=[f"/media/{ID}/sunrise.jpg"])
+    thumbnail_url: str | None = Field(examples=[f"/media/{ID}/thumbnail"])
+    created_at: datetime
+
+
+class MediaView(_Seen):
     """An item as its owner sees it; `views` writes it."""
 
-    id: UUID
-    title: str
-    filename: str
+    filename: str = Field(examples=["sunrise.jpg"])
     public: bool
-    status: Status
-    progress: int = Field(ge=0, le=100, description="percent")
-    reason: str | None = Field(description="why processing failed")
-    size: int = Field(description="bytes")
-    content_type: str | None = Field(description="found in the content, once processed")
-    sha256: str | None = Field(description="hexadecimal, once processed")
-    width: int | None = Field(description="pixels, of an image")
-    height: int | None = Field(description="pixels, of an image")
-    url: str
-    thumbnail_url: str | None
-    created_at: datetime
+    status: Status = Field(examples=["ready"])
+    progress: int = Field(ge=0, le=100, description="percent", examples=[100])
+    reason: str | None = Field(description="why processing failed", examples=[None])
+    sha256: str | None = Field(description="hexadecimal, once processed", examples=[SHA256])
     updated_at: datetime
+
+
+class PublicItem(_Seen):
+    """An item as anybody sees it."""
 
 
 class MediaPage(BaseModel):
     """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
 
     items: list[MediaView]
-    next_cursor: str | None
-
-
-class PublicItem(BaseModel):
-    """An item as anybody sees it."""
-
-    id: UUID
-    title: str
-    size: int = Field(description="bytes")
-    content_type: str = Field(description="found in the content")
-    width: int | None = Field(description="pixels, of an image")
-    height: int | None = Field(description="pixels, of an image")
-    url: str
-    thumbnail_url: str | None
-    created_at: datetime
+    next_cursor: str | None = Field(examples=[CURSOR])
 
 
 class PublicPage(BaseModel):
     """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
 
     items: list[PublicItem]
-    next_cursor: str | None
+    next_cursor: str | None = Field(examples=[CURSOR])
 
 
 class UploadForm(BaseModel):
     """multipart/form-data of an upload."""
 
     file: bytes = Field(json_schema_extra={"format": "binary"})
-    title: str = Field("", max_length=200, description="default: the file's name")
+    title: str = Field(
+        "", max_length=200, description="default: the file's name", examples=["Sunrise"]
+    )
     public: bool = False
 
 
@@ -101,6 +105,10 @@ class MediaChanges(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    title: Annotated[Title, AfterValidator(_something)] = Field("", json_schema_extra=_absent)
-    public: StrictBool = Field(False, json_schema_extra=_absent)
-    filename: str = Field("", min_length=1, max_length=1000, json_schema_extra=_absent)
+    title: Annotated[Title, AfterValidator(_something)] = Field(
+        "", examples=["Dawn"], json_schema_extra=_absent
+    )
+    public: StrictBool = Field(False, examples=[True], json_schema_extra=_absent)
+    filename: str = Field(
+        "", min_length=1, max_length=1000, examples=["dawn.jpg"], json_schema_extra=_absent
+    )
