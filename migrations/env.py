@@ -3,6 +3,7 @@
 from alembic import context
 
 import service.accounts.models
+import service.idempotency
 import service.jobs
 import service.media.models
 import service.outbox

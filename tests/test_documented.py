@@ -62,6 +62,9 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "POST /api/media",
         "GET /api/media",
         "GET /api/media/{item_id}",
+        "PATCH /api/media/{item_id}",
+        "DELETE /api/media/{item_id}",
+        "GET /api/public/media",
         "GET /media/{item_id}/{name}",
         "GET /media/{item_id}/thumbnail",
     }
@@ -117,8 +120,11 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("get", "/api/keys", {"200", "401", "403"}),
         ("delete", "/api/keys/{key_id}", {"204", "401", "403", "404", "422"}),
         ("post", "/api/media", {"202", "400", "401", "403", "422"}),
-        ("get", "/api/media", {"200", "401", "422"}),
-        ("get", "/api/media/{item_id}", {"200", "401", "404", "422"}),
+        ("get", "/api/media", {"200", "304", "401", "422"}),
+        ("get", "/api/media/{item_id}", {"200", "304", "401", "404", "422"}),
+        ("patch", "/api/media/{item_id}", {"200", "400", "401", "403", "404", "412", "422"}),
+        ("delete", "/api/media/{item_id}", {"204", "401", "403", "404", "412", "422"}),
+        ("get", "/api/public/media", {"200", "304", "422"}),
         ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
     ],
@@ -162,3 +168,51 @@ def test_an_upload_is_a_form_with_a_file(schema: dict[str, Any]) -> None:
     assert form["required"] == ["file"]
     assert set(form["properties"]) == {"file", "title", "public"}
     assert form["properties"]["file"]["format"] == "binary"
+
+
+def test_a_change_may_leave_out_what_stays(schema: dict[str, Any]) -> None:
+    changes = schema["components"]["schemas"]["MediaChanges"]
+    assert set(changes["properties"]) == {"title", "public", "filename"}
+    assert "required" not in changes
+    assert changes["additionalProperties"] is False
+    assert not any("default" in field for field in changes["properties"].values())
+
+
+@pytest.mark.parametrize("method", ["patch", "delete"])
+def test_an_item_may_be_changed_under_a_condition(schema: dict[str, Any], method: str) -> None:
+    parameters = schema["paths"]["/api/media/{item_id}"][method]["parameters"]
+    assert [found["name"] for found in parameters] == ["item_id", "If-Match"]
+
+
+def test_an_upload_may_have_a_key(schema: dict[str, Any]) -> None:
+    (key,) = schema["paths"]["/api/media"]["post"]["parameters"]
+    assert (key["name"], key["in"], key["required"]) == ("Idempotency-Key", "header", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [("401", "WWW-Authenticate"), ("416", "Content-Range"), ("503", "Retry-After")],
+)
+def test_a_problem_tells_of_the_header_that_goes_with_it(
+    schema: dict[str, Any], status: str, header: str
+) -> None:
+    for _, path, operation in operations(schema):
+        if status in operation["responses"]:
+            assert header in operation["responses"][status]["headers"], path
+
+
+@pytest.mark.parametrize("name", ["MediaView", "PublicItem", "MediaChanges"])
+def test_what_is_sent_and_answered_has_examples(schema: dict[str, Any], name: str) -> None:
+    properties = schema["components"]["schemas"][name]["properties"]
+    plain = {"public", "created_at", "updated_at"}
+    assert {key for key, field in properties.items() if not field.get("examples")} <= plain
+
+
+@pytest.mark.parametrize("path", ["/api/media", "/api/media/{item_id}", "/api/public/media"])
+def test_what_can_be_asked_for_again_tells_of_its_version(
+    schema: dict[str, Any], path: str
+) -> None:
+    operation = schema["paths"][path]["get"]
+    assert "If-None-Match" in [found["name"] for found in operation["parameters"]]
+    for status in ("200", "304"):
+        assert "ETag" in operation["responses"][status]["headers"]

@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import service.schedule
 import service.tasks  # noqa: F401  (all models)
 from servers import ROOT, Postgresql, clean_environment, run_service, service_command
 from service.accounts.models import Account
@@ -110,7 +111,8 @@ main(["migrate"])
     [
         "CREATE TABLE mails",  # after procrastinate's tables, which take another way
         "CREATE TABLE tokens",
-        "UPDATE alembic_version SET version_num='0004'",
+        "UPDATE alembic_version SET version_num='0003'",
+        "ix_media_items_public_created_at_id",
     ],
 )
 def test_the_next_run_goes_on_after_a_kill(empty_url: str, tmp_path: Path, statement: str) -> None:

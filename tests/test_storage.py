@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from servers import wait_until
 from service import folder
-from service.folder import ABANDONED_SECONDS, INCOMING, Folder
+from service.folder import ABANDONED_SECONDS, BATCH, INCOMING, Folder
 from service.settings import Settings
-from service.storage import Storage, StorageUnavailable, open_storage
+from service.storage import Bucket, Storage, StorageUnavailable, open_storage
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +212,81 @@ async def test_drafts_of_killed_processes_are_removed_at_a_later_start(tmp_path:
     os.utime(incoming / "old", (long_ago, long_ago))
     async with open_storage(Settings(upload_folder=str(tmp_path))):
         assert files(tmp_path) == [f"{INCOMING}/new"]
+
+
+async def keys_older_than(storage: Storage, seconds: float) -> list[str]:
+    batches = [batch async for batch in storage.older_than(seconds)]
+    assert all(0 < len(batch) <= BATCH for batch in batches)
+    return sorted(key for batch in batches for key in batch)
+
+
+@pytest.fixture(params=["folder", "object store"])
+async def either(request: pytest.FixtureRequest, storage: Storage) -> Storage:
+    return storage if request.param == "folder" else Storage(Bucket(MemoryStore()))
+
+
+async def test_objects_are_listed_by_their_age(either: Storage) -> None:
+    keys = ["a", "b/c", *(f"many/{n:03}" for n in range(BATCH))]
+    for key in keys:
+        await either.put(key, io.BytesIO(b"x"))
+    assert await keys_older_than(either, 60) == []
+    assert await keys_older_than(either, -60) == keys
+
+
+async def test_an_empty_store_lists_nothing(either: Storage) -> None:
+    await either.tidy()
+    assert await keys_older_than(either, -60) == []
+
+
+async def test_drafts_and_what_leads_out_of_the_folder_are_not_listed(
+    storage: Storage, tmp_path: Path
+) -> None:
+    top = tmp_path / "uploads"
+    await storage.put("a/b", io.BytesIO(b"x"))
+    (top / INCOMING / "draft").write_bytes(b"x")
+    (tmp_path / "secret").write_bytes(b"x")
+    (top / "a" / "link").symlink_to(tmp_path / "secret")
+    (top / "linked").symlink_to(tmp_path)
+    assert await keys_older_than(storage, -60) == ["a/b"]
+
+
+async def test_what_a_backup_put_back_is_not_old(storage: Storage, tmp_path: Path) -> None:
+    await storage.put("a", io.BytesIO(b"x"))
+    os.utime(tmp_path / "uploads" / "a", (0, 0))
+    assert await keys_older_than(storage, 60) == []
+
+
+async def test_objects_may_vanish_while_they_are_listed(storage: Storage) -> None:
+    keys = [f"{n}/a" for n in range(2 * BATCH)]
+    for key in keys:
+        await storage.put(key, io.BytesIO(b""))
+    async for batch in storage.older_than(-60):
+        assert batch
+        for key in keys:
+            await storage.delete(key)
+
+
+async def test_old_drafts_are_removed_and_new_ones_are_not(
+    storage: Storage, tmp_path: Path
+) -> None:
+    incoming = tmp_path / "uploads" / INCOMING
+    for name in ("old", "new"):
+        (incoming / name).write_bytes(b"x")
+    os.utime(incoming / "old", (0, 0))
+    await storage.tidy()
+    assert [path.name for path in incoming.iterdir()] == ["new"]
+
+
+async def test_a_folder_that_cannot_be_listed_is_unavailable(
+    storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "uploads" / INCOMING).rmdir()
+    (tmp_path / "uploads").rmdir()
+    (tmp_path / "uploads").write_text("in the way")
+    with pytest.raises(StorageUnavailable):
+        await keys_older_than(storage, 0)
+    with pytest.raises(StorageUnavailable):
+        await storage.tidy()
 
 
 @contextlib.contextmanager

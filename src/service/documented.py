@@ -9,6 +9,13 @@ from service.errors import PROBLEM_JSON, phrase
 
 ALWAYS = (413, 421, 500)  # whatever the operation
 SCHEMA = {"$ref": "#/components/schemas/Problem"}
+# What goes with a problem of this status.
+HEADERS = {
+    401: {"WWW_Authenticate": "how to log in"},
+    416: {"Content_Range": "the size, such as `bytes */28231`"},
+    429: {"Retry_After": "seconds"},
+    503: {"Retry_After": "seconds"},
+}
 REQUEST_ID = {"$ref": "#/components/headers/X-Request-ID"}
 
 
@@ -32,10 +39,26 @@ class Problem(BaseModel):
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these problems; ALWAYS is added later."""
-    return {
-        status: {"description": phrase(status), "content": {PROBLEM_JSON: {"schema": SCHEMA}}}
-        for status in statuses
+    answers: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        answers |= with_headers(status, **HEADERS.get(status, {}))
+        answers[status]["content"] = {PROBLEM_JSON: {"schema": SCHEMA}}
+    return answers
+
+
+def asks_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """A header that a request may have, for `parameters`."""
+    shape = {"type": "string", **schema}
+    return {"name": name, "in": "header", "description": description, "schema": shape}
+
+
+def with_headers(status: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route whose answer of this status has headers."""
+    headers = {
+        name.replace("_", "-"): {"description": description, "schema": {"type": "string"}}
+        for name, description in descriptions.items()
     }
+    return {status: {"description": phrase(status), "headers": headers}}
 
 
 class DescribedApi(FastAPI):

@@ -6,13 +6,23 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 INCOMING = ".incoming"  # drafts; no key begins with a dot
 ABANDONED_SECONDS = 24 * 3600
 COPY_BYTES = 512 * 1024
+BATCH = 500
+
+
+class Stored(NamedTuple):
+    """An object's key, and when it was written, in seconds since 1970."""
+
+    key: str
+    written_at: float
 
 
 class Folder:
@@ -23,9 +33,13 @@ class Folder:
         self.path = path
 
     def prepare(self) -> None:
-        """Make the folder, and remove drafts that processes left when they were killed."""
+        """Make the folder, and what `tidy` does."""
+        (self.path / INCOMING).mkdir(parents=True, exist_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove drafts that processes left when they were killed."""
         incoming = self.path / INCOMING
-        incoming.mkdir(parents=True, exist_ok=True)
         for draft in incoming.iterdir():
             with suppress(FileNotFoundError):  # another process may be at it
                 if time.time() - draft.stat().st_mtime > ABANDONED_SECONDS:
@@ -77,6 +91,26 @@ class Folder:
                 if parent == self.path:
                     break
                 parent.rmdir()
+
+    def objects(self) -> Iterator[list[Stored]]:
+        """Every object, in batches."""
+        found = _files(self.path)
+        while batch := [*islice(found, BATCH)]:
+            yield [Stored(str(path.relative_to(self.path)), when) for path, when in batch]
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, float]]:
+    """(path, time) of the files below, without drafts. The time is that of the inode: what a backup
+    put back is new here."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # others may remove it
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):
+                    yield Path(entry.path), entry.stat(follow_symlinks=False).st_ctime
 
 
 def _flush_directory(path: Path) -> None:

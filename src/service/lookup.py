@@ -1,7 +1,7 @@
-"""The shortest way to one row, for what every request needs."""
+"""The shortest way to rows, for what every request needs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -12,7 +12,7 @@ from service.database_errors import connecting, running
 
 
 class Lookup:
-    """A query for one row whose parameters are single values.
+    """A query whose parameters are single values.
 
     On PostgreSQL it is compiled once, and the driver runs it on a connection of the pool: the
     rest of SQLAlchemy's machinery costs twice what the query does. Columns come by position, as
@@ -29,10 +29,25 @@ class Lookup:
             async with database.reading() as connection:
                 return (await connection.execute(self.statement, parameters)).one_or_none()
         # One switch into SQLAlchemy's synchronous core, where the pool lives.
-        row: Sequence[Any] | None = await greenlet_spawn(self._fetch, database, parameters)
+        row: Sequence[Any] | None
+        row = await greenlet_spawn(self._fetch, database, "fetchrow", parameters)
         return row
 
-    def _fetch(self, database: Database, parameters: dict[str, object]) -> Any:
+    async def all(self, database: Database, **parameters: object) -> Sequence[Sequence[Any]]:
+        """Every row. Raises DatabaseUnavailable where the database is away."""
+        if not database.is_postgresql:
+            async with database.reading() as connection:
+                return (await connection.execute(self.statement, parameters)).all()
+        rows: Sequence[Sequence[Any]]
+        rows = await greenlet_spawn(self._fetch, database, "fetch", parameters)
+        return rows
+
+    def _fetch(
+        self,
+        database: Database,
+        how: Literal["fetch", "fetchrow"],
+        parameters: dict[str, object],
+    ) -> Any:
         if self._compiled is None:
             compiled = self.statement.compile(dialect=database.engine.dialect)  # type: ignore[attr-defined]
             assert isinstance(compiled, SQLCompiler)
@@ -44,7 +59,7 @@ class Lookup:
         driver: Any = connection.driver_connection
         try:
             with running():
-                return await_(driver.fetchrow(self._compiled.string, *ordered))
+                return await_(getattr(driver, how)(self._compiled.string, *ordered))
         except BaseException:
             connection.invalidate()  # whatever state it is in, nobody else shall have it
             raise

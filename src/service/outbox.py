@@ -4,7 +4,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import String, Text, update
+from sqlalchemy import String, Text, delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
@@ -44,6 +44,12 @@ async def post(
     added = await session.execute(statement.on_conflict_do_nothing().returning(Mail.key))
     if added.scalar_one_or_none() is not None:
         await resources.jobs.enqueue(session, DELIVER, key=key)
+
+
+async def cancel(session: AsyncSession, key: str) -> None:
+    """Once the session commits, a mail that was not sent yet will not be."""
+    waiting = (Mail.sent_at.is_(None), Mail.refused.is_(None))
+    await session.execute(delete(Mail).where(Mail.key == key, *waiting))
 
 
 async def deliver(resources: Resources, job: Job) -> None:

@@ -18,6 +18,11 @@ RETRIES = 1
 HEARTBEAT_SHARE = 0.9  # of the check's deadline: the client gives up first, and cleans up
 
 
+def is_stand_in(settings: Settings) -> bool:
+    """Whether each process has a Redis of its own, inside it."""
+    return settings.redis_url.get_secret_value().startswith("memory:")
+
+
 def _server(settings: Settings) -> Redis:
     timeout_seconds = settings.redis_timeout_seconds
     pool = BlockingConnectionPool.from_url(
@@ -43,8 +48,7 @@ def _stand_in() -> Redis:
 @asynccontextmanager
 async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
     """A client; `memory://` gives a stand-in inside this process. Connects on first use."""
-    embedded = settings.redis_url.get_secret_value().startswith("memory:")
-    client = _stand_in() if embedded else _server(settings)
+    client = _stand_in() if is_stand_in(settings) else _server(settings)
     try:
         yield client
     finally:
@@ -57,10 +61,10 @@ async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Red
 
     The stand-in has no connections to wait for, and is asked itself.
     """
-    url = settings.redis_url.get_secret_value()
-    if url.startswith("memory:"):
+    if is_stand_in(settings):
         yield client
         return
+    url = settings.redis_url.get_secret_value()
     timeout_seconds = HEARTBEAT_SHARE * settings.health_cache_timeout_seconds
     heartbeat = Redis.from_url(
         url,

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
 from service import metrics
+from service.cache import Cache
 from service.checks import Check, InThread
 from service.database import Database, open_database
 from service.health import Health
@@ -23,7 +24,7 @@ from service.jobs import Jobs
 from service.limits import Limits
 from service.mail import Mailer
 from service.middleware import RequestLayer
-from service.redis import open_heartbeat, open_redis
+from service.redis import is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.system import disk_usage
@@ -49,6 +50,7 @@ class Resources:
     database: Database
     redis: Redis
     limits: Limits
+    cache: Cache
     storage: Storage
     mailer: Mailer
     jobs: Jobs
@@ -104,6 +106,9 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
         )
 
+        shared = None if is_stand_in(settings) else redis
+        cache = Cache(shared, settings.redis_timeout_seconds)
+
         storage = await stack.enter_async_context(open_storage(settings))
         disk = InThread(partial(check_disk, settings))
         health.add(Check("disk_space", disk, timeout_seconds=DISK_CHECK_SECONDS))
@@ -124,7 +129,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
         limits = Limits(settings, redis)
-        yield Resources(settings, database, redis, limits, storage, mailer, jobs, gate)
+        yield Resources(settings, database, redis, limits, cache, storage, mailer, jobs, gate)
 
 
 def check_disk(settings: Settings) -> None:

@@ -8,7 +8,8 @@ import io
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import ObjectStore, from_url
 
 from service.errors import Unavailable
-from service.folder import Folder
+from service.folder import BATCH, Folder, Stored
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Backend(Protocol):
     def size(self, key: str) -> int: ...
     def read(self, key: str, start: int, end: int) -> bytes: ...
     def delete(self, key: str) -> None: ...
+    def objects(self) -> Iterator[Sequence[Stored]]: ...
+    def tidy(self) -> None: ...
 
 
 class Bucket:
@@ -67,6 +70,13 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         obstore.delete(self.store, key)
+
+    def objects(self) -> Iterator[Sequence[Stored]]:
+        for batch in obstore.list(self.store, chunk_size=BATCH):
+            yield [Stored(found["path"], found["last_modified"].timestamp()) for found in batch]
+
+    def tidy(self) -> None:
+        """Unfinished uploads are the bucket's business: its lifecycle rules end them."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,26 @@ class Storage:
         _check_key(key)
         with suppress(FileNotFoundError), _translated():
             await asyncio.to_thread(self.backend.delete, key)
+
+    async def older_than(self, seconds: float) -> AsyncIterator[list[str]]:
+        """Keys of what was written longer ago than this, a batch at a time.
+
+        Raises StorageUnavailable.
+        """
+        before = time.time() - seconds
+        batches = self.backend.objects()
+        while True:
+            with _translated(missing=StorageUnavailable):
+                batch = await asyncio.to_thread(next, batches, None)
+            if batch is None:
+                return
+            if old := [stored.key for stored in batch if stored.written_at < before]:
+                yield old
+
+    async def tidy(self) -> None:
+        """Remove what is not yet an object, and never will be. Raises StorageUnavailable."""
+        with _translated(missing=StorageUnavailable):
+            await asyncio.to_thread(self.backend.tidy)
 
     async def check(self) -> None:
         """Raises StorageUnavailable where nothing can be written and removed again."""

@@ -1,8 +1,16 @@
 """Every task of the service, from every slice, in one list."""
 
 import service.accounts.tasks
+import service.idempotency
 import service.media.tasks
 import service.outbox
 from service.jobs import by_name
 
-TASKS = by_name([*service.outbox.TASKS, *service.accounts.tasks.TASKS, *service.media.tasks.TASKS])
+TASKS = by_name(
+    [
+        *service.outbox.TASKS,
+        *service.idempotency.TASKS,
+        *service.accounts.tasks.TASKS,
+        *service.media.tasks.TASKS,
+    ]
+)

@@ -12,6 +12,7 @@ import pytest
 from api import Api, Headers, assert_problem
 from service.media.listing import CursorInvalid, decode_cursor, encode_cursor
 from service.media.models import MediaItem
+from service.media.schemas import MediaPage, MediaView
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +131,45 @@ async def test_what_is_added_meanwhile_moves_no_page(api: Api) -> None:
     assert cursor is None
 
 
+async def test_what_is_added_at_the_same_moment_repeats_and_hides_nothing(api: Api) -> None:
+    """Its id may place it before or behind the page that was read last."""
+    account_id = await api.account()
+    headers = await api.token(account_id)
+    ids = await add(api, *(item(account_id, NOON) for _ in range(20)))
+    found: list[str] = []
+    cursor: str | None = None
+    while len(found) < 20 or cursor:
+        answer = await page(api, headers, limit=3, **({"cursor": cursor} if cursor else {}))
+        found += [row["id"] for row in answer["items"]]
+        cursor = answer["next_cursor"]
+        if len(found) < 40:
+            await add(api, *(item(account_id, NOON) for _ in range(2)))
+    assert len(found) == len(set(found))
+    assert set(ids) <= set(found)
+
+
+async def test_a_page_goes_on_where_an_item_was_that_is_deleted(api: Api) -> None:
+    account_id = await api.account()
+    headers = await api.token(account_id)
+    ids = (await add(api, *(item(account_id, NOON + timedelta(seconds=n)) for n in range(6))))[::-1]
+    first = await page(api, headers, limit=3)
+    for gone in (ids[2], ids[3]):  # the last one seen, and the one behind it
+        assert (await api.client.delete(f"/api/media/{gone}", headers=headers)).status_code == 204
+    rest = await page(api, headers, cursor=first["next_cursor"])
+    assert [row["id"] for row in rest["items"]] == ids[4:]
+
+
+async def test_a_page_is_of_the_shape_that_is_documented(api: Api) -> None:
+    account_id = await api.account()
+    facts = {"sha256": b"\xab" * 32, "width": 1, "height": 2, "content_type": "image/png"}
+    await add(api, item(account_id, NOON), item(account_id, NOON, has_thumbnail=True, **facts))
+    answer = await api.client.get("/api/media", headers=await api.token(account_id))
+    MediaPage.model_validate_json(answer.content, strict=True)
+    for row in answer.json()["items"]:
+        assert set(row) == set(MediaView.model_fields)
+        assert row["sha256"] in (None, "ab" * 32)
+
+
 async def test_a_last_page_that_is_full_has_no_next(api: Api) -> None:
     account_id = await api.account()
     await add(api, *(item(account_id, NOON) for _ in range(2)))
@@ -222,8 +262,8 @@ async def test_a_cursor_at_the_end_of_time_is_a_page(api: Api, when: str) -> Non
 
 def test_a_cursor_is_read_as_it_was_written() -> None:
     row = item(uuid4(), NOON + timedelta(microseconds=1))
-    assert decode_cursor(encode_cursor(row)) == (row.created_at, row.id)
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,200}", encode_cursor(row))
+    assert decode_cursor(encode_cursor(row.created_at, row.id)) == (row.created_at, row.id)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,200}", encode_cursor(row.created_at, row.id))
 
 
 async def test_one_own_item_is_shown(api: Api) -> None:

@@ -10,49 +10,18 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select
 
-from api import Api, Headers, running_api
-from pictures import gif_of, halves, saved, turned
-from service.jobs import Job
-from service.media import inspection, tasks
+from api import Api
+from items import get, job, mails, process
+from pictures import animation, gif_of, halves, png_of, saved, turned, webp_of
+from service.media import inspection, progress, tasks
 from service.media.images import Inspected
 from service.media.inspection import InspectionFailed
 from service.media.models import MediaItem
-from service.outbox import Mail
-from service.settings import Settings
 from service.storage import StorageUnavailable
 
 pytestmark = pytest.mark.anyio
 
 PNG = saved(halves((400, 200)), "PNG")
-
-
-@pytest.fixture
-async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    """The application where nothing is processed until a test does it."""
-    monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
-    async with running_api(settings) as api:
-        yield api
-
-
-async def _nothing(_: Any) -> None:
-    return None
-
-
-async def process(api: Api, item_id: str, attempt: int = 1) -> None:
-    await tasks.process(api.resources, job(item_id, attempt))
-
-
-def job(item_id: str, attempt: int = 1) -> Job:
-    return Job(1, tasks.PROCESS, attempt, {"item_id": item_id})
-
-
-async def get(api: Api, headers: Headers, item_id: str) -> dict[str, Any]:
-    return dict((await api.client.get(f"/api/media/{item_id}", headers=headers)).json())
-
-
-async def mails(api: Api) -> list[Mail]:
-    async with api.resources.database.transaction() as session:
-        return list(await session.scalars(select(Mail)))
 
 
 async def test_an_upload_becomes_ready_with_facts_and_one_mail(quiet: Api) -> None:
@@ -98,6 +67,90 @@ async def test_what_cannot_be_processed_becomes_failed_with_the_reason_and_one_m
     (mail,) = await mails(quiet)
     assert mail.subject == "Your upload could not be processed"
     assert mail.text == f"photo.png\n{reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (b"", "empty.jpg", ("ready", "application/octet-stream", None, False)),
+        (b"\x00" * 1000, "zeros.png", ("ready", "application/octet-stream", None, False)),
+        (PNG, "mislabelled.txt", ("ready", "image/png", (400, 200), True)),
+        (PNG, "no extension", ("ready", "image/png", (400, 200), True)),
+        (b"<html><script>x</script>", "page.png", ("ready", "text/html", None, False)),
+        (b"%PDF-1.7\n", "photo.jpg", ("ready", "application/pdf", None, False)),
+        (saved(halves(mode="CMYK"), "JPEG"), "print.jpg", ("ready", "image/jpeg", (80, 40), True)),
+        (turned(6), "sideways.jpg", ("ready", "image/jpeg", (40, 80), True)),
+        (turned(3, "PNG"), "upside down.png", ("ready", "image/png", (80, 40), True)),
+        (animation("GIF"), "moving.gif", ("ready", "image/gif", (60, 60), True)),
+        (animation("WEBP"), "moving.webp", ("ready", "image/webp", (60, 60), True)),
+        (png_of(50_000, 50_000), "bomb.png", ("failed", None, None, False)),
+        (webp_of(16_000, 16_000), "bomb.webp", ("failed", None, None, False)),
+        (saved(halves(), "JPEG")[:300], "cut.jpg", ("failed", None, None, False)),
+        (PNG[:200], "cut.png", ("failed", None, None, False)),
+        (saved(halves(), "WEBP")[:40], "cut.webp", ("failed", None, None, False)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_an_upload_of_any_kind_ends_ready_or_failed_and_is_still_there(
+    quiet: Api, content: bytes, name: str, expected: tuple[Any, ...]
+) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, content, name, content_type="image/svg+xml")
+    await process(quiet, item["id"])
+    done = await get(quiet, headers, item["id"])
+    size = (done["width"], done["height"]) if done["width"] else None
+    thumbnail = done["thumbnail_url"] is not None
+    assert (done["status"], done["content_type"], size, thumbnail) == expected
+    assert (await quiet.client.get(done["url"], headers=headers)).content == content
+    assert len(await mails(quiet)) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u5199\u771f.png",
+        "\u0641\u0627\u0631\u0633\u06cc.png",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467.png",
+        "e\u0301te\u0301.png",
+        "\U000e0041.png",
+        "%2e%2e%2f.png",
+        "a b+c&d=e#f?.png",
+    ],
+    ids=ascii,
+)
+async def test_an_image_of_any_name_can_be_seen(quiet: Api, name: str) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG, name, public="true")
+    await process(quiet, item["id"])
+    done = await get(quiet, headers, item["id"])
+    for url in (done["url"], done["thumbnail_url"]):
+        answer = await quiet.client.get(url)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] in ("image/png", "image/webp")
+
+
+async def test_progress_is_told_on_the_way(quiet: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    seen = [item["progress"]]
+    inspect, finish = tasks.inspect, progress.finish
+
+    async def look() -> None:
+        seen.append((await get(quiet, headers, item["id"]))["progress"])
+
+    async def inspecting(file: Any) -> Inspected:
+        await look()
+        return await inspect(file)
+
+    async def finishing(*given: Any, **more: Any) -> bool:
+        await look()
+        return await finish(*given, **more)
+
+    monkeypatch.setattr(tasks, "inspect", inspecting)
+    monkeypatch.setattr(progress, "finish", finishing)
+    await process(quiet, item["id"])
+    await look()
+    assert seen == [0, 10, 80, 100]
 
 
 async def test_processing_again_changes_nothing_and_mails_nobody(quiet: Api) -> None:

@@ -15,6 +15,7 @@ from pydantic import ByteSize
 from sqlalchemy import func, select
 
 from api import Api, Headers, assert_problem, running_api
+from items import stored
 from servers import Postgresql
 from service.database_errors import DatabaseUnavailable
 from service.fields import SecretUrl
@@ -64,11 +65,6 @@ async def send(api: Api, body: Any, headers: Headers | None = None, **more: str)
 async def rows(api: Api) -> int:
     async with api.resources.database.transaction() as session:
         return await session.scalar(select(func.count()).select_from(MediaItem)) or 0
-
-
-def stored(api: Api) -> list[Path]:
-    folder = Path(api.resources.settings.upload_folder)
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 async def test_an_upload_is_accepted_and_says_where_it_is(api: Api) -> None:

@@ -2,15 +2,29 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, Integer, TextClause, Uuid, bindparam, select, tuple_
 
 from service.accounts.sessions import Identity
+from service.database import UtcDateTime
 from service.errors import ServiceError
+from service.lookup import Lookup
 from service.media.models import MediaItem
+from service.media.views import COLUMNS, Row
 from service.resources import Resources
+
+# Before every item: a page from here on is the first.
+START = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+
+_OWN = Lookup(
+    select(*COLUMNS).where(
+        MediaItem.id == bindparam("item_id"), MediaItem.account_id == bindparam("account_id")
+    )
+)
 
 
 class MediaNotFound(ServiceError):
@@ -29,9 +43,9 @@ class CursorInvalid(ServiceError):
         super().__init__("cursor: expected a value this API returned")
 
 
-def encode_cursor(item: MediaItem) -> str:
-    """The position of an item in the order of the list."""
-    text = f"{item.created_at.astimezone(UTC).isoformat()}|{item.id.hex}"
+def encode_cursor(created_at: datetime, item_id: UUID) -> str:
+    """A position in the order of a list."""
+    text = f"{created_at.astimezone(UTC).isoformat()}|{item_id.hex}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -48,28 +62,58 @@ def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise CursorInvalid from None
 
 
+def keyset_page(*columns: Any, where: ColumnElement[bool] | TextClause) -> Lookup:
+    """Rows from the newest on, of those that stand behind (created_at, item_id); `columns` begin
+    with these two.
+
+    What is added or removed meanwhile moves no other row: a page neither skips nor repeats.
+    """
+    order = tuple_(MediaItem.created_at, MediaItem.id)
+    position = tuple_(bindparam("created_at", type_=UtcDateTime), bindparam("item_id", type_=Uuid))
+    newest_first = (MediaItem.created_at.desc(), MediaItem.id.desc())
+    behind = select(*columns).where(where, order < position)
+    return Lookup(behind.order_by(*newest_first).limit(bindparam("limit", type_=Integer)))
+
+
+_OWN_PAGE = keyset_page(*COLUMNS, where=MediaItem.account_id == bindparam("account_id"))
+
+
 async def page(
     resources: Resources, identity: Identity, limit: int, cursor: str | None
-) -> tuple[list[MediaItem], str | None]:
-    """Up to `limit` own items, newest first, and the cursor of the next page if there is one."""
-    order = tuple_(MediaItem.created_at, MediaItem.id)
-    statement = select(MediaItem).where(MediaItem.account_id == identity.id)
-    if cursor is not None:
-        statement = statement.where(order < decode_cursor(cursor))
-    statement = statement.order_by(MediaItem.created_at.desc(), MediaItem.id.desc())
-    async with resources.database.transaction() as session:
-        items = list((await session.scalars(statement.limit(limit + 1))).all())
-    more = len(items) > limit
-    items = items[:limit]
-    return items, encode_cursor(items[-1]) if more else None
+) -> tuple[Sequence[Row], str | None]:
+    """COLUMNS of up to `limit` own items, and the cursor of the next page if there is one.
+
+    Raises CursorInvalid.
+    """
+    return await read_page(resources, _OWN_PAGE, limit, cursor, account_id=identity.id)
 
 
-async def find_own(resources: Resources, identity: Identity, item_id: UUID) -> MediaItem:
-    """An item of this account. Raises MediaNotFound."""
-    item = await find(resources, item_id)
-    if item.account_id != identity.id:
+async def read_page(
+    resources: Resources, query: Lookup, limit: int, cursor: str | None, **parameters: object
+) -> tuple[Sequence[Row], str | None]:
+    """Up to `limit` rows of a keyset page, and the cursor of the next one. Raises CursorInvalid."""
+    created_at, item_id = START if cursor is None else decode_cursor(cursor)
+    position = {"created_at": created_at, "item_id": item_id}
+    # One row more tells whether there is a next page.
+    rows = await query.all(resources.database, **position, **parameters, limit=limit + 1)
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], encode_cursor(*rows[limit - 1][:2])
+
+
+def next_link(path: str, limit: int, cursor: str | None) -> dict[str, str]:
+    """The header that leads to the next page (RFC 8288)."""
+    if cursor is None:
+        return {}
+    return {"Link": f'<{path}?limit={limit}&cursor={cursor}>; rel="next"'}
+
+
+async def find_own(resources: Resources, identity: Identity, item_id: UUID) -> Row:
+    """COLUMNS of an item of this account. Raises MediaNotFound."""
+    row = await _OWN.one(resources.database, item_id=item_id, account_id=identity.id)
+    if row is None:
         raise MediaNotFound
-    return item
+    return row
 
 
 async def find(resources: Resources, item_id: UUID) -> MediaItem:

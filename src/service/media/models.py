@@ -4,12 +4,22 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, UtcDateTime
 
 Status = Literal["received", "processing", "ready", "failed"]
+
+IS_PUBLIC = text("public AND status = 'ready'")
+
+
+def original_key(item_id: UUID) -> str:
+    return f"{item_id.hex}/original"
+
+
+def thumbnail_key(item_id: UUID) -> str:
+    return f"{item_id.hex}/thumbnail"
 
 
 class MediaItem(Base):
@@ -37,6 +47,13 @@ class MediaItem(Base):
 
     __table_args__ = (
         Index("ix_media_items_account_id_created_at_id", "account_id", "created_at", "id"),
+        Index(
+            "ix_media_items_public_created_at_id",
+            "created_at",
+            "id",
+            postgresql_where=IS_PUBLIC,
+            sqlite_where=IS_PUBLIC,
+        ),
     )
 
     @property
@@ -46,8 +63,8 @@ class MediaItem(Base):
 
     @property
     def original_key(self) -> str:
-        return f"{self.id.hex}/original"
+        return original_key(self.id)
 
     @property
     def thumbnail_key(self) -> str:
-        return f"{self.id.hex}/thumbnail"
+        return thumbnail_key(self.id)

@@ -8,9 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.accounts.sessions import CurrentAccount, MaybeAccount, Writer
-from service.documented import problems
-from service.media import downloads, listing, uploads
-from service.media.schemas import MediaPage, MediaView, UploadForm
+from service.documented import asks_header, problems, with_headers
+from service.etags import tagged
+from service.idempotency import IdempotencyKey
+from service.media import changes, downloads, listing, public, uploads
+from service.media.schemas import MediaChanges, MediaPage, MediaView, PublicPage, UploadForm
+from service.media.views import item_json, page_json
 from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
 from service.routing import readable
@@ -19,6 +22,9 @@ from service.settings import Settings
 router = APIRouter(tags=["media"])
 
 UPLOAD_PATH = "/api/media"
+PUBLIC_PATH = "/api/public/media"
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(max_length=200)]
 # The body is read by the use case, after the token was checked: FastAPI's own File() reads first.
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -26,16 +32,30 @@ UPLOAD_BODY: dict[str, Any] = {
         "content": {"multipart/form-data": {"schema": UploadForm.model_json_schema()}},
     }
 }
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {"headers": {"Location": {"description": "The item", "schema": {"type": "string"}}}},
+ACCEPTED = with_headers(202, Location="the item")
+ETAG = "of this version"
+TAGGED = with_headers(200, ETag=ETAG)
+LISTED = with_headers(200, ETag=ETAG, Link='the next page, if there is one: rel="next"')
+NOT_CHANGED = with_headers(304, ETag=ETAG)
+BYTES: dict[str, Any] = {
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
 }
-BYTES = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": BYTES},
-    206: {"description": "The range asked for", "content": BYTES},
-    304: {"description": "Not changed"},
+    200: with_headers(200, ETag=ETAG, Accept_Ranges="`bytes`")[200] | BYTES,
+    206: with_headers(206, ETag=ETAG, Content_Range="the range sent")[206] | BYTES,
+    **NOT_CHANGED,
 }
-ALSO_ANONYMOUS: dict[str, Any] = {"security": [{}]}  # beside the bearer token: public items
+IF_MATCH = asks_header("If-Match", "the version that is meant; 412 if there is a newer one")
+IF_NONE_MATCH = asks_header(
+    "If-None-Match", "the version that the client has; 304 if it is current"
+)
+RANGE = asks_header("Range", "one range of bytes, such as `bytes=0-1023`")
+IF_RANGE = asks_header("If-Range", "the version that the client has a part of")
+# Beside the bearer token: public items.
+ALSO_ANONYMOUS: dict[str, Any] = {
+    "security": [{}],
+    "parameters": [RANGE, IF_RANGE, IF_NONE_MATCH],
+}
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
@@ -47,36 +67,102 @@ def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
     UPLOAD_PATH,
     status_code=202,
     openapi_extra=UPLOAD_BODY,
+    response_model=MediaView,
     responses=ACCEPTED | problems(400, 401, 403, 422, 503),
 )
 async def upload(
-    identity: Writer, request: Request, resources: Provided, response: Response
-) -> MediaView:
+    identity: Writer,
+    request: Request,
+    resources: Provided,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Upload a file. It is safe once this answers; `status` tells when it is processed."""
-    item = await uploads.receive(resources, identity, request)
-    response.headers["Location"] = f"/api/media/{item.id}"
-    return MediaView.of(item)
+    answer = await uploads.receive(resources, identity, request, idempotency_key)
+    return answer.response()
 
 
-@readable(router, "/api/media", responses=problems(401, 422, 503))
+@readable(
+    router,
+    "/api/media",
+    response_model=MediaPage,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    responses=LISTED | NOT_CHANGED | problems(401, 422, 503),
+)
 async def list_media(
     identity: CurrentAccount,
+    request: Request,
     resources: Provided,
-    response: Response,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> MediaPage:
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> Response:
     """Own items, newest first."""
-    items, following = await listing.page(resources, identity, limit, cursor)
-    if following:
-        response.headers["Link"] = f'</api/media?limit={limit}&cursor={following}>; rel="next"'
-    return MediaPage(items=[MediaView.of(item) for item in items], next_cursor=following)
+    rows, following = await listing.page(resources, identity, limit, cursor)
+    link = listing.next_link("/api/media", limit, following)
+    return tagged(page_json(rows, following), asked=request.headers, headers=link)
 
 
-@readable(router, "/api/media/{item_id}", responses=problems(401, 404, 422, 503))
-async def get_media(item_id: UUID, identity: CurrentAccount, resources: Provided) -> MediaView:
+@readable(
+    router,
+    "/api/media/{item_id}",
+    response_model=MediaView,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    responses=TAGGED | NOT_CHANGED | problems(401, 404, 422, 503),
+)
+async def get_media(
+    item_id: UUID, identity: CurrentAccount, request: Request, resources: Provided
+) -> Response:
     """One own item."""
-    return MediaView.of(await listing.find_own(resources, identity, item_id))
+    row = await listing.find_own(resources, identity, item_id)
+    return tagged(item_json(row), asked=request.headers)
+
+
+@router.patch(
+    "/api/media/{item_id}",
+    response_model=MediaView,
+    openapi_extra={"parameters": [IF_MATCH]},
+    responses=TAGGED | problems(400, 401, 403, 404, 412, 422, 503),
+)
+async def change_media(
+    item_id: UUID,
+    changed: MediaChanges,
+    identity: Writer,
+    request: Request,
+    resources: Provided,
+) -> Response:
+    """Change what an own item says (JSON merge patch). `url` ends with the new file name."""
+    row = await changes.change(resources, identity, item_id, changed, request.headers)
+    return tagged(item_json(row))
+
+
+@router.delete(
+    "/api/media/{item_id}",
+    status_code=204,
+    response_class=Response,
+    openapi_extra={"parameters": [IF_MATCH]},
+    responses=problems(401, 403, 404, 412, 422, 503),
+)
+async def delete_media(
+    item_id: UUID, identity: Writer, request: Request, resources: Provided
+) -> Response:
+    """Delete an own item, its bytes and its preview. There is no way back."""
+    await changes.remove(resources, identity, item_id, request.headers)
+    return Response(status_code=204)
+
+
+@readable(
+    router,
+    PUBLIC_PATH,
+    response_model=PublicPage,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    responses=LISTED | NOT_CHANGED | problems(422, 503),
+)
+async def list_public_media(
+    request: Request, resources: Provided, limit: Limit = 20, cursor: Cursor = None
+) -> Response:
+    """What its owners made public and is ready, newest first. May be some seconds old."""
+    content, following = await public.page(resources, limit, cursor)
+    link = listing.next_link(PUBLIC_PATH, limit, following)
+    return tagged(content, asked=request.headers, caching=public.CACHING, headers=link)
 
 
 @readable(

@@ -1,59 +1,114 @@
 """Bodies of the media requests and answers."""
 
+import unicodedata
 from datetime import datetime
-from typing import Self
-from urllib.parse import quote
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic_core import PydanticCustomError
 
-from service.media.models import MediaItem, Status
+from service.media.models import Status
 
 
-class MediaView(BaseModel):
-    """An item as its owner sees it."""
+def _title(value: str) -> str:
+    value = value.strip()
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise PydanticCustomError("control_character", "Control characters are not allowed")
+    return value
 
-    id: UUID
-    title: str
-    filename: str
-    public: bool
-    status: Status
-    progress: int = Field(ge=0, le=100, description="percent")
-    reason: str | None = Field(description="why processing failed")
-    size: int = Field(description="bytes")
-    content_type: str | None = Field(description="found in the content, once processed")
-    sha256: str | None = Field(description="hexadecimal, once processed")
-    width: int | None = Field(description="pixels, of an image")
-    height: int | None = Field(description="pixels, of an image")
-    url: str
-    thumbnail_url: str | None
+
+def _something(value: str) -> str:
+    if not value:
+        raise PydanticCustomError("empty", "Expected at least one visible character")
+    return value
+
+
+Title = Annotated[str, Field(max_length=200), AfterValidator(_title)]
+
+
+ID = "f8d885ed-db27-4eb3-b3c8-f6cf0234be13"
+SHA256 = "39acf0b7bcad3d8f6550d8785c737e25d04e9410f17c251dbaea3e6272239911"
+CURSOR = "MjAyNi0xMS0yM1QxNjozNzozMC4zMjc5NTErMDA6MDB8ZjhkODg1ZWRkYjI3NGViM2IzYzhmNmNmMDIzNGJlMTM"
+
+
+class _Seen(BaseModel):
+    """What everybody who sees an item is told."""
+
+    id: UUID = Field(examples=[ID])
+    title: str = Field(examples=["Sunrise"])
+    size: int = Field(description="bytes", examples=[28231])
+    content_type: str | None = Field(
+        description="found in the content, once processed", examples=["image/jpeg"]
+    )
+    width: int | None = Field(description="pixels, of an image", examples=[1200])
+    height: int | None = Field(description="pixels, of an image", examples=[800])
+    url: str = Field(examples=[f"/media/{ID}/sunrise.jpg"])
+    thumbnail_url: str | None = Field(examples=[f"/media/{ID}/thumbnail"])
     created_at: datetime
+
+
+class MediaView(_Seen):
+    """An item as its owner sees it; `views` writes it."""
+
+    filename: str = Field(examples=["sunrise.jpg"])
+    public: bool
+    status: Status = Field(examples=["ready"])
+    progress: int = Field(ge=0, le=100, description="percent", examples=[100])
+    reason: str | None = Field(description="why processing failed", examples=[None])
+    sha256: str | None = Field(description="hexadecimal, once processed", examples=[SHA256])
     updated_at: datetime
 
-    @classmethod
-    def of(cls, item: MediaItem) -> Self:
-        base = f"/media/{item.id}"
-        return cls(
-            **{name: getattr(item, name) for name in _COPIED},
-            sha256=item.sha256.hex() if item.sha256 else None,
-            url=f"{base}/{quote(item.filename, safe='')}",
-            thumbnail_url=f"{base}/thumbnail" if item.has_thumbnail else None,
-        )
 
-
-_COPIED = tuple(set(MediaView.model_fields) - {"sha256", "url", "thumbnail_url"})
+class PublicItem(_Seen):
+    """An item as anybody sees it."""
 
 
 class MediaPage(BaseModel):
     """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
 
     items: list[MediaView]
-    next_cursor: str | None
+    next_cursor: str | None = Field(examples=[CURSOR])
+
+
+class PublicPage(BaseModel):
+    """Newest first. `next_cursor` is also in the `Link` header, as a relative URL."""
+
+    items: list[PublicItem]
+    next_cursor: str | None = Field(examples=[CURSOR])
 
 
 class UploadForm(BaseModel):
     """multipart/form-data of an upload."""
 
     file: bytes = Field(json_schema_extra={"format": "binary"})
-    title: str = Field("", max_length=200, description="default: the file's name")
+    title: str = Field(
+        "", max_length=200, description="default: the file's name", examples=["Sunrise"]
+    )
     public: bool = False
+
+
+class UploadFields(BaseModel):
+    """What may stand beside the file."""
+
+    title: Title = ""
+    public: bool = False
+
+
+def _absent(schema: dict[str, Any]) -> None:
+    """What is not sent is not changed, so there is no default to show."""
+    del schema["default"]
+
+
+class MediaChanges(BaseModel):
+    """JSON merge patch (RFC 7396): what is not there stays as it is. Nothing can be removed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Annotated[Title, AfterValidator(_something)] = Field(
+        "", examples=["Dawn"], json_schema_extra=_absent
+    )
+    public: StrictBool = Field(False, examples=[True], json_schema_extra=_absent)
+    filename: str = Field(
+        "", min_length=1, max_length=1000, examples=["dawn.jpg"], json_schema_extra=_absent
+    )

@@ -1,23 +1,21 @@
-"""What the worker does with an upload."""
+"""What the worker does: with an upload, and with what a deleted item leaves."""
 
 import asyncio
 import io
 import logging
 import tempfile
-from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import exists, select
 
-from service.accounts.sessions import address_of
 from service.jobs import Job, Task
+from service.media import progress
+from service.media.changes import ERASE
 from service.media.images import Inspected, Unprocessable
 from service.media.inspection import inspect
-from service.media.models import MediaItem
+from service.media.models import MediaItem, original_key, thumbnail_key
+from service.media.sweep import SWEEP, SWEEP_SECONDS, sweep
 from service.media.uploads import PROCESS
-from service.outbox import post
 from service.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -27,49 +25,44 @@ async def process(resources: Resources, job: Job) -> None:
     """Inspect an upload and make it `ready` or `failed`, with one mail.
 
     May run more than once, even twice at a time after a worker was frozen: only the newest attempt
-    finishes, in one transaction.
+    finishes, in one transaction. What it finds deleted, before or in the end, it leaves without
+    a byte.
     """
-    item = await _begin(resources, UUID(job.arguments["item_id"]))
+    item_id = UUID(job.arguments["item_id"])
+    try:
+        ended = await _process(resources, item_id)
+    except FileNotFoundError:
+        if not await _is_deleted(resources, item_id):
+            raise
+        ended = False
+    if not ended and await _is_deleted(resources, item_id):
+        await _erase(resources, item_id)  # it may have made a thumbnail after the others did this
+
+
+async def _process(resources: Resources, item_id: UUID) -> bool:
+    """Whether this attempt ended the item."""
+    item = await progress.begin(resources, item_id)
     if item is None:
-        return
+        return False
     try:
         facts = await _inspect(resources, item)
     except Unprocessable as error:
-        await _finish(resources, item, status="failed", reason=str(error))
-        return
+        return await progress.finish(resources, item, status="failed", reason=str(error))
+    if not await progress.report(resources, item, progress.INSPECTED):
+        return False
     if facts.thumbnail is not None:
         await resources.storage.put(item.thumbnail_key, io.BytesIO(facts.thumbnail))
-    await _finish(
+    return await progress.finish(
         resources,
         item,
         status="ready",
-        progress=100,
+        progress=progress.DONE,
         sha256=facts.sha256,
         content_type=facts.content_type,
         width=facts.width,
         height=facts.height,
         has_thumbnail=facts.thumbnail is not None,
     )
-
-
-async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
-    """The last attempt failed: the owner learns that it did, the operator's log says why."""
-    item = await _begin(resources, UUID(job.arguments["item_id"]))
-    if item is not None:
-        reason = "The file could not be processed."
-        await _finish(resources, item, status="failed", reason=reason)
-
-
-async def _begin(resources: Resources, item_id: UUID) -> MediaItem | None:
-    """Take the item for a new attempt; None where there is nothing left to do."""
-    statement = (
-        update(MediaItem)
-        .where(MediaItem.id == item_id, MediaItem.status.in_(("received", "processing")))
-        .values(status="processing", attempt=MediaItem.attempt + 1, updated_at=datetime.now(UTC))
-        .returning(MediaItem)
-    )
-    async with resources.database.transaction() as session:
-        return (await session.scalars(statement)).one_or_none()
 
 
 async def _inspect(resources: Resources, item: MediaItem) -> Inspected:
@@ -81,31 +74,34 @@ async def _inspect(resources: Resources, item: MediaItem) -> Inspected:
             return await inspect(file)
 
 
-async def _finish(resources: Resources, item: MediaItem, **values: Any) -> None:
-    statement = (
-        update(MediaItem)
-        .where(MediaItem.id == item.id, MediaItem.attempt == item.attempt)
-        .values(**values, updated_at=datetime.now(UTC))
-        .returning(MediaItem.id)
-    )
-    async with resources.database.transaction() as session:
-        if (await session.execute(statement)).scalar_one_or_none() is None:
-            log.info("attempt_superseded", extra={"media_id": str(item.id)})
-            return
-        await _tell_owner(resources, session, item, values)
-    log.info("media_processed", extra={"media_id": str(item.id), "status": values["status"]})
+async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
+    """The last attempt failed: the owner learns that it did, the operator's log says why."""
+    item = await progress.begin(resources, UUID(job.arguments["item_id"]))
+    if item is not None:
+        reason = "The file could not be processed."
+        await progress.finish(resources, item, status="failed", reason=reason)
 
 
-async def _tell_owner(
-    resources: Resources, session: AsyncSession, item: MediaItem, values: dict[str, Any]
-) -> None:
-    if values["status"] == "ready":
-        subject, text = "Your upload is ready", f"{item.title}\n"
-    else:
-        subject, text = "Your upload could not be processed", f"{item.title}\n{values['reason']}\n"
-    to = await address_of(session, item.account_id)
-    key = f"media-{item.id.hex}"
-    await post(resources, session, key=key, to=to, subject=subject, text=text)
+async def _is_deleted(resources: Resources, item_id: UUID) -> bool:
+    """Its row committed with its job: an item without one had one."""
+    statement = select(exists().where(MediaItem.id == item_id))
+    async with resources.database.reading() as connection:
+        return not await connection.scalar(statement)
 
 
-TASKS = (Task(PROCESS, process, give_up),)
+async def erase(resources: Resources, job: Job) -> None:
+    """Remove the bytes of a deleted item. May run more than once."""
+    await _erase(resources, UUID(job.arguments["item_id"]))
+
+
+async def _erase(resources: Resources, item_id: UUID) -> None:
+    for key in (original_key(item_id), thumbnail_key(item_id)):
+        await resources.storage.delete(key)
+    log.info("media_erased", extra={"media_id": str(item_id)})
+
+
+TASKS = (
+    Task(PROCESS, process, give_up),
+    Task(ERASE, erase),
+    Task(SWEEP, sweep, every_seconds=SWEEP_SECONDS),
+)

@@ -1,23 +1,26 @@
 """Receiving an upload: its bytes to storage first, then its row and its job in one transaction."""
 
+import asyncio
+import hashlib
+import json
 import logging
-import unicodedata
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Annotated
 from uuid import uuid4
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from service.accounts.sessions import Identity
-from service.errors import ServiceError
+from service.errors import ServiceError, Unavailable
+from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.media.models import MediaItem
 from service.media.names import clean_name
+from service.media.schemas import UploadFields
+from service.media.views import item_json, row_of
 from service.resources import Resources
 from service.storage import StorageUnavailable
 
@@ -42,27 +45,15 @@ class FileTooLarge(ServiceError):
         super().__init__(f"The file is larger than {limit_bytes} bytes.")
 
 
-def _title(value: str) -> str:
-    value = value.strip()
-    if any(unicodedata.category(character) == "Cc" for character in value):
-        raise PydanticCustomError("control_character", "Control characters are not allowed")
-    return value
-
-
-class _Fields(BaseModel):
-    title: Annotated[str, Field(max_length=200), AfterValidator(_title)] = ""
-    public: bool = False
-
-
-def _fields(form: FormData) -> tuple[UploadFile, _Fields]:
+def _fields(form: FormData) -> tuple[UploadFile, UploadFields]:
     """The file and the fields beside it. Raises RequestValidationError, as FastAPI's forms do."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         missing = {"loc": ("body", "file"), "msg": "Expected a file part with this name"}
         raise RequestValidationError([missing])
-    given = {name: form[name] for name in _Fields.model_fields if name in form}
+    given = {name: form[name] for name in UploadFields.model_fields if name in form}
     try:
-        return file, _Fields.model_validate(given)
+        return file, UploadFields.model_validate(given)
     except ValidationError as error:
         mistakes = error.errors(include_input=False, include_url=False, include_context=False)
         raise RequestValidationError(
@@ -85,44 +76,72 @@ async def _received(request: Request) -> AsyncIterator[FormData]:
         await form.close()
 
 
-async def receive(resources: Resources, identity: Identity, request: Request) -> MediaItem:
-    """Store an upload and queue its processing. What this returns is durable.
+async def receive(
+    resources: Resources, identity: Identity, request: Request, key: str | None
+) -> Answer:
+    """Store an upload and queue its processing. What this answers is durable.
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
-    client that gives up leaves nothing behind. Raises RequestValidationError, FormUnreadable,
-    FileTooLarge, StorageUnavailable, DatabaseUnavailable.
+    client that gives up leaves nothing behind. With a key, a request that came before is not done
+    again. Raises RequestValidationError, FormUnreadable, FileTooLarge, KeyReused,
+    StorageUnavailable, DatabaseUnavailable.
     """
     limit = resources.settings.max_content_length
     async with _received(request) as form:
         file, fields = _fields(form)
         if (file.size or 0) > limit:
             raise FileTooLarge(limit)
-        name = clean_name(file.filename)
-        now = datetime.now(UTC)
-        item = MediaItem(
-            id=uuid4(),
-            account_id=identity.id,
-            title=fields.title or name[:200],
-            filename=name,
-            public=fields.public,
-            size=file.size or 0,
-            status="received",
-            progress=0,
-            attempt=0,
-            has_thumbnail=False,
-            created_at=now,
-            updated_at=now,
-        )
+        item = _item(identity, file, fields)
+        once = None
+        if key is not None:
+            once = Repeatable(identity.id, key, await asyncio.to_thread(_fingerprint, file, fields))
+            if first := await first_answer(resources, once):
+                return first
         await file.seek(0)
         await resources.storage.put(item.original_key, file.file)
-    await _commit(resources, item)
+    answer = Answer(202, f"/api/media/{item.id}", item_json(row_of(item)))
+    try:
+        await _commit(resources, item, answer, once)
+    except Repeated as error:
+        return await _answer_to_repeated(resources, item, error.request)
     log.info("upload_stored", extra={"media_id": str(item.id), "size": item.size})
-    return item
+    return answer
 
 
-async def _commit(resources: Resources, item: MediaItem) -> None:
+def _item(identity: Identity, file: UploadFile, fields: UploadFields) -> MediaItem:
+    name = clean_name(file.filename)
+    now = datetime.now(UTC)
+    return MediaItem(
+        id=uuid4(),
+        account_id=identity.id,
+        title=fields.title or name[:200],
+        filename=name,
+        public=fields.public,
+        size=file.size or 0,
+        status="received",
+        progress=0,
+        attempt=0,
+        has_thumbnail=False,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _fingerprint(file: UploadFile, fields: UploadFields) -> bytes:
+    """Of all that is asked for. Blocks while it reads the file."""
+    file.file.seek(0)
+    content = hashlib.file_digest(file.file, "sha256").hexdigest()  # type: ignore[arg-type]
+    asked = ["upload", content, clean_name(file.filename), fields.title, fields.public]
+    return hashlib.sha256(json.dumps(asked).encode()).digest()
+
+
+async def _commit(
+    resources: Resources, item: MediaItem, answer: Answer, once: Repeatable | None
+) -> None:
     try:
         async with resources.database.transaction() as session:
+            if once is not None:
+                await keep(resources, session, once, answer)
             session.add(item)
             await session.flush()
             await resources.jobs.enqueue(session, PROCESS, item_id=str(item.id))
@@ -130,3 +149,12 @@ async def _commit(resources: Resources, item: MediaItem) -> None:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
         log.warning("upload_without_row", extra={"media_id": str(item.id)})
         raise
+
+
+async def _answer_to_repeated(resources: Resources, item: MediaItem, once: Repeatable) -> Answer:
+    """Two came at once, and this is not the one that was faster: nothing of it was committed."""
+    with suppress(StorageUnavailable):  # the sweep takes what is left
+        await resources.storage.delete(item.original_key)
+    if first := await first_answer(resources, once):
+        return first
+    raise Unavailable  # forgotten at this very moment: the client may ask again

@@ -1,0 +1,87 @@
+"""What an item goes through while it is processed: each step is one statement that only the newest
+attempt can make, and none where the item was deleted."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.accounts.sessions import address_of
+from service.media.models import MediaItem
+from service.media.public import listing_changed
+from service.outbox import post
+from service.resources import Resources
+
+log = logging.getLogger(__name__)
+
+# Percent, as far as an owner can tell.
+BEGUN = 10
+INSPECTED = 80
+DONE = 100
+
+
+def mail_key(item_id: UUID) -> str:
+    """Of the one mail about an item."""
+    return f"media-{item_id.hex}"
+
+
+async def begin(resources: Resources, item_id: UUID) -> MediaItem | None:
+    """Take the item for a new attempt; None where there is nothing left to do."""
+    statement = (
+        update(MediaItem)
+        .where(MediaItem.id == item_id, MediaItem.status.in_(("received", "processing")))
+        .values(
+            status="processing",
+            progress=BEGUN,
+            attempt=MediaItem.attempt + 1,
+            updated_at=datetime.now(UTC),
+        )
+        .returning(MediaItem)
+    )
+    async with resources.database.transaction() as session:
+        return (await session.scalars(statement)).one_or_none()
+
+
+async def report(resources: Resources, item: MediaItem, percent: int) -> bool:
+    """Note how far an attempt is. False where it is no longer the newest."""
+    async with resources.database.transaction() as session:
+        return await _change(session, item, progress=percent) is not None
+
+
+async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
+    """End an attempt, with one mail. False where it is no longer the newest."""
+    async with resources.database.transaction() as session:
+        current = await _change(session, item, **values)
+        if current is None:
+            return False
+        await _tell_owner(resources, session, current)
+    if current.public:
+        await listing_changed(resources)
+    log.info("media_processed", extra={"media_id": str(item.id), "status": current.status})
+    return True
+
+
+async def _change(session: AsyncSession, item: MediaItem, **values: Any) -> MediaItem | None:
+    statement = (
+        update(MediaItem)
+        .where(MediaItem.id == item.id, MediaItem.attempt == item.attempt)
+        .values(**values, updated_at=datetime.now(UTC))
+        .returning(MediaItem)
+    )
+    changed = (await session.scalars(statement)).one_or_none()
+    if changed is None:
+        log.info("attempt_superseded", extra={"media_id": str(item.id)})
+    return changed
+
+
+async def _tell_owner(resources: Resources, session: AsyncSession, item: MediaItem) -> None:
+    if item.status == "ready":
+        subject, text = "Your upload is ready", f"{item.title}\n"
+    else:
+        subject, text = "Your upload could not be processed", f"{item.title}\n{item.reason}\n"
+    to = await address_of(session, item.account_id)
+    key = mail_key(item.id)
+    await post(resources, session, key=key, to=to, subject=subject, text=text)

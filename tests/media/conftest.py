@@ -1,0 +1,21 @@
+"""Fixtures of the media library's tests."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from api import Api, running_api
+from service.settings import Settings
+
+
+@pytest.fixture
+async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    """The application where nothing is processed until a test does it."""
+    monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
+    async with running_api(settings) as api:
+        yield api
+
+
+async def _nothing(_: Any) -> None:
+    return None

@@ -1,0 +1,191 @@
+"""Answers in Redis, and what becomes of requests while it is away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from servers import RedisServer, free_port
+from service import cache as caching
+from service.cache import Cache, Look
+from service.redis import open_redis
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+TIMEOUT_SECONDS = 0.25
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Redis]:
+    async with open_redis(Settings(redis_url=url)) as redis:
+        yield redis
+
+
+@pytest.fixture
+async def redis(own_redis: RedisServer) -> AsyncIterator[Redis]:
+    async with opened(own_redis.url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def cache(redis: Redis) -> Cache:
+    return Cache(redis, TIMEOUT_SECONDS)
+
+
+async def keep(cache: Cache, content: bytes = b"content", name: str = "name") -> None:
+    await cache.keep("group", name, await cache.look("group", name), content, seconds=30)
+
+
+async def found(cache: Cache, name: str = "name") -> bytes | None:
+    return (await cache.look("group", name)).content
+
+
+async def test_what_is_kept_is_found(cache: Cache) -> None:
+    assert await found(cache) is None
+    for content in (b"content", b"", b"\x00\xff\n" * 10_000):
+        await keep(cache, content)
+        assert await found(cache) == content
+    assert await found(cache, "other") is None
+
+
+async def test_after_a_change_nothing_of_before_is_found(cache: Cache) -> None:
+    await keep(cache)
+    await keep(cache, name="second")
+    await cache.changed("group")
+    assert (await found(cache), await found(cache, "second")) == (None, None)
+    await keep(cache, b"new")
+    assert await found(cache) == b"new"
+
+
+async def test_a_change_of_one_group_leaves_the_others(cache: Cache) -> None:
+    await keep(cache)
+    await cache.changed("other group")
+    assert await found(cache) == b"content"
+
+
+async def test_what_was_made_before_a_change_is_not_given_after_it(cache: Cache) -> None:
+    """The reader looks, the writer changes, the reader keeps."""
+    look = await cache.look("group", "name")
+    await cache.changed("group")
+    await cache.keep("group", "name", look, b"old", seconds=30)
+    assert await found(cache) is None
+
+
+async def test_a_change_in_one_process_is_one_in_all(own_redis: RedisServer) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = [
+            Cache(await stack.enter_async_context(opened(own_redis.url)), TIMEOUT_SECONDS)
+            for _ in range(2)
+        ]
+        await keep(one)
+        assert await found(other) == b"content"
+        await other.changed("group")
+        assert await found(one) is None
+
+
+async def test_a_redis_that_forgets_does_not_come_back_to_an_old_generation(
+    cache: Cache, redis: Redis
+) -> None:
+    await keep(cache, b"old")
+    await cache.changed("group")
+    await keep(cache, b"new")
+    await redis.delete("group:generation")
+    assert await found(cache) is None
+    await keep(cache)
+    assert await found(cache) == b"content"
+
+
+async def test_many_who_look_first_agree_on_the_generation(cache: Cache) -> None:
+    looks = await asyncio.gather(*(cache.look("group", "name") for _ in range(20)))
+    assert len({look.generation for look in looks}) == 1
+
+
+async def test_nothing_is_kept_for_long(cache: Cache, redis: Redis) -> None:
+    await keep(cache)
+    assert 0 < await redis.ttl("group:name") <= 30
+
+
+async def test_without_a_shared_redis_nothing_is_kept() -> None:
+    cache = Cache(None, TIMEOUT_SECONDS)
+    await keep(cache)
+    await cache.changed("group")
+    assert await cache.look("group", "name") == Look()
+
+
+async def timed(act: Any) -> tuple[Any, float]:
+    began = time.monotonic()
+    return await act, time.monotonic() - began
+
+
+async def test_a_frozen_redis_costs_its_deadline_once(
+    cache: Cache, own_redis: RedisServer, log_lines: list[dict[str, Any]]
+) -> None:
+    await keep(cache)
+    own_redis.freeze()
+    look, seconds = await timed(cache.look("group", "name"))
+    assert look == Look()
+    assert seconds < TIMEOUT_SECONDS + 0.2
+    for act in (cache.look("group", "name"), cache.changed("group"), keep(cache)):
+        _, seconds = await timed(act)
+        assert seconds < 0.02
+    assert [line["message"] for line in log_lines] == ["cache_away"]
+    own_redis.thaw()
+
+
+async def test_a_redis_that_refuses_is_left_alone(log_lines: list[dict[str, Any]]) -> None:
+    async with opened(f"redis://127.0.0.1:{free_port()}/0") as redis:
+        cache = Cache(redis, TIMEOUT_SECONDS)
+        await keep(cache)
+        _, seconds = await timed(asyncio.gather(*(found(cache) for _ in range(100))))
+        assert seconds < 0.05
+    assert [line["message"] for line in log_lines] == ["cache_away"]
+
+
+async def test_after_a_pause_one_asks_again_and_the_others_wait_for_nothing(
+    cache: Cache, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "PAUSE_SECONDS", 0.3)
+    await keep(cache)
+    own_redis.freeze()
+    await cache.look("group", "name")
+    await asyncio.sleep(0.35)
+    timings = await asyncio.gather(*(timed(cache.look("group", "name")) for _ in range(10)))
+    assert sum(seconds > 0.1 for _, seconds in timings) == 1
+    own_redis.thaw()
+    await asyncio.sleep(0.35)
+    assert await found(cache) == b"content"
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_change_while_redis_is_away_is_told_before_anything_is_asked(
+    cache: Cache, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    monkeypatch.setattr(caching, "PAUSE_SECONDS", 0.2)
+    await keep(cache, b"old")
+    own_redis.freeze()
+    if known:
+        await cache.look("group", "name")
+    await cache.changed("group")
+    own_redis.thaw()
+    await asyncio.sleep(0.25)
+    assert await found(cache) is None
+
+
+async def test_a_request_that_is_given_up_leaves_the_connection_in_order(
+    cache: Cache, own_redis: RedisServer
+) -> None:
+    """An answer that comes late must not be taken for that of the next question."""
+    await keep(cache, b"one", "one")
+    await keep(cache, b"two", "two")
+    own_redis.freeze()
+    looking = asyncio.create_task(cache.look("group", "one"))
+    await asyncio.sleep(0.05)
+    looking.cancel()
+    await asyncio.wait({looking})
+    own_redis.thaw()
+    assert await found(cache, "two") == b"two"
