@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from service.logs import request_id, trace_id
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
+
+RESOURCES: Any = SimpleNamespace(settings=Settings(secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts"))
 
 
 @pytest.fixture
@@ -138,25 +141,39 @@ def attempt(number: int) -> Job:
 
 
 async def test_a_run_that_ends_well_is_done() -> None:
-    assert await execute(Script([None]).task, None, attempt(1)) == Outcome("done")
+    assert await execute(Script([None]).task, RESOURCES, attempt(1)) == Outcome("done")
 
 
 async def test_a_run_that_fails_is_tried_again_later() -> None:
     script = Script([RuntimeError("x")])
-    assert await execute(script.task, None, attempt(1)) == Outcome("again", 2)
+    assert await execute(script.task, RESOURCES, attempt(1)) == Outcome("again", 2)
     assert script.given_up == []
 
 
 async def test_the_last_run_that_fails_is_given_up() -> None:
     error = RuntimeError("x")
     script = Script([error])
-    assert await execute(script.task, None, attempt(3)) == Outcome("failed")
+    outcome = await execute(script.task, RESOURCES, attempt(3))
+    assert outcome == Outcome("failed", reason="RuntimeError: x")
     assert script.given_up == [error]
+
+
+async def test_the_reason_that_is_kept_holds_no_secret_and_is_short() -> None:
+    key = RESOURCES.settings.secret_key.get_secret_value()
+    outcome = await execute(
+        Script([RuntimeError(f"{key}\0 {'x' * 1000}")]).task, RESOURCES, attempt(3)
+    )
+    assert key not in outcome.reason
+    assert "\0" not in outcome.reason
+    assert outcome.reason.startswith("RuntimeError: ")
+    assert len(outcome.reason) == 500
 
 
 async def test_a_job_whose_workers_died_too_often_is_given_up_without_a_run() -> None:
     script = Script([])
-    assert await execute(script.task, None, attempt(4)) == Outcome("failed")
+    assert await execute(script.task, RESOURCES, attempt(4)) == Outcome(
+        "failed", reason="JobAbandoned"
+    )
     assert script.runs == []
     assert [type(error).__name__ for error in script.given_up] == ["JobAbandoned"]
 
@@ -164,7 +181,7 @@ async def test_a_job_whose_workers_died_too_often_is_given_up_without_a_run() ->
 @pytest.mark.parametrize("number", [1, 3])
 async def test_an_outage_uses_up_no_attempt(number: int) -> None:
     script = Script([Unavailable()])
-    outcome = await execute(script.task, None, attempt(number))
+    outcome = await execute(script.task, RESOURCES, attempt(number))
     assert (outcome.status, outcome.counted, script.given_up) == ("again", False, [])
 
 
@@ -172,15 +189,17 @@ async def test_an_outage_uses_up_no_attempt(number: int) -> None:
 async def test_a_job_is_not_failed_before_giving_up_has_worked(obstacle: Exception) -> None:
     """Else nobody would ever be told, and an item would stay `processing`."""
     script = Script([RuntimeError("x"), RuntimeError("x")], give_up_errors=[obstacle])
-    outcome = await execute(script.task, None, attempt(3))
+    outcome = await execute(script.task, RESOURCES, attempt(3))
     assert (outcome.status, outcome.counted) == ("again", False)
-    assert await execute(script.task, None, attempt(3)) == Outcome("failed")
+    assert await execute(script.task, RESOURCES, attempt(3)) == Outcome(
+        "failed", reason="RuntimeError: x"
+    )
 
 
 async def test_a_cancelled_run_has_no_outcome() -> None:
     script = Script([asyncio.CancelledError()])
     with pytest.raises(asyncio.CancelledError):
-        await execute(script.task, None, attempt(3))
+        await execute(script.task, RESOURCES, attempt(3))
     assert script.given_up == []
 
 
@@ -191,7 +210,7 @@ async def test_a_run_has_the_ids_of_its_request_in_the_log() -> None:
         seen.append((request_id.get(), trace_id.get()))
 
     job = Job(7, "test.task", 1, {"request_id": "r-1", "trace_id": "t-1"})
-    await asyncio.create_task(execute(Task("test.task", run), None, job))
+    await asyncio.create_task(execute(Task("test.task", run), RESOURCES, job))
     assert seen == [("r-1", "t-1")]
     assert request_id.get() == ""
 

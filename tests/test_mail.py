@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mail_server import MailServer, mail_server, make_certificate, server_contex
 from servers import free_port
 from service import logs
 from service.mail import MailDelayed, Mailer, MailRefused
+from service.mail_html import html
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -37,11 +39,46 @@ async def send(mailer: Mailer, *, to: str = "ann@example.org", **more: str) -> N
     await mailer.send(mailer.compose(to=to, **values))
 
 
+def part(message: EmailMessage, kind: str) -> str:
+    """The text or the HTML of a message."""
+    body = message.get_body((kind,))
+    assert body is not None
+    return str(body.get_content()).replace("\r\n", "\n")
+
+
+async def test_a_message_has_an_html_part_with_links(server: MailServer) -> None:
+    await send(mailer_for(server), subject="A & B", text=f"Open it:\n\n    {LINK}\n\n<b>\nbye\n")
+    (message,) = server.messages
+    assert message.get_content_type() == "multipart/alternative"
+    page = part(message, "html")
+    assert "<title>A &amp; B</title>" in page
+    assert f'<p><a href="{LINK}">{LINK}</a></p>' in page
+    assert "<p>&lt;b&gt;<br>\nbye</p>" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        ("see https://example.org/a.", "https://example.org/a"),
+        ("(https://example.org/?a=1&b=2)", "https://example.org/?a=1&amp;b=2"),
+        ('"https://example.org"><script>', "https://example.org"),
+    ],
+)
+def test_a_link_ends_where_its_sentence_goes_on(text: str, link: str) -> None:
+    page = html("", text)
+    assert f'<a href="{link}">{link}</a>' in page
+    assert "<script>" not in page
+
+
+def test_nothing_is_a_link_but_what_leads_to_the_web() -> None:
+    assert "<a" not in html("", "javascript:alert(1) ftp://example.org data:text/html,x")
+
+
 async def test_a_message_arrives_as_it_was_written(server: MailServer) -> None:
     await send(mailer_for(server), subject="Grüße ☃ 𝄞", text=f"Zeile é\n\n{LINK}\n")
     (message,) = server.messages
     assert message["Subject"] == "Grüße ☃ 𝄞"
-    assert message.get_content().replace("\r\n", "\n") == f"Zeile é\n\n{LINK}\n"
+    assert part(message, "plain") == f"Zeile é\n\n{LINK}\n"
     assert (message["From"], message["To"]) == ("service@example.org", "ann@example.org")
     assert message["Message-ID"] == "<key-1@example.org>"
     assert message["Auto-Submitted"] == "auto-generated"

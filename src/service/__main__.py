@@ -1,4 +1,4 @@
-"""The command line: worker, migrate, check, settings, static, health."""
+"""The command line: worker, migrate, check, jobs, settings, static, health."""
 
 import sys
 
@@ -9,6 +9,10 @@ usage: service COMMAND [OPTION ...]
   migrate                            bring the database schema up to date
   check [--deploy] [--connect]       validate the configuration; --deploy: as production would,
         [--format text|json]         --connect: reach every dependency as well
+  jobs [--status STATUS ...]         failed jobs and why, or those that are todo or doing
+       [--limit N]
+       [--format text|json]
+  jobs retry|discard ID ...          run failed jobs again, or remove them
   settings [--format text|json]      every setting, its value (secrets masked) and its source
   static FOLDER                      write the files that pages link to, for nginx
   health [live|ready|startup]        ask the running service; exit 0 or 1
@@ -18,7 +22,7 @@ usage: service COMMAND [OPTION ...]
 
 The web process is `gunicorn -c gunicorn_async_config.py`.
 """
-COMMANDS = ("worker", "migrate", "check", "settings", "static")
+COMMANDS = ("worker", "migrate", "check", "jobs", "settings", "static")
 
 
 def main(arguments: list[str] | None = None) -> int:

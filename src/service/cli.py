@@ -45,6 +45,8 @@ def _run(command: str, arguments: list[str]) -> int:
         return _check(loaded, options)
     if command == "migrate":
         return _migrate(loaded.settings)
+    if command == "jobs":
+        return _jobs(loaded.settings, options)
     return _work(loaded.settings)
 
 
@@ -56,8 +58,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", type=_assignment
     )
-    if command in ("check", "settings"):
+    if command in ("check", "settings", "jobs"):
         parser.add_argument("--format", choices=("text", "json"), default="text")
+    if command == "jobs":
+        _add_job_options(parser)
     if command == "check":
         parser.add_argument("--deploy", action="store_true")
         parser.add_argument("--connect", action="store_true")
@@ -143,6 +147,19 @@ def _migrate(settings: Settings) -> int:
         return EX_UNAVAILABLE
     print(f"schema: {after}" + (" (already)" if before == after else f" (was {before or 'empty'})"))
     return 0
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "retry", "discard"), default="list")
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID")
+    parser.add_argument("--status", action="append", choices=("failed", "doing", "todo"))
+    parser.add_argument("--limit", type=int, default=100)
+
+
+def _jobs(settings: Settings, options: argparse.Namespace) -> int:
+    from service import jobs_command  # noqa: PLC0415  (drivers)
+
+    return jobs_command.run(settings, options)
 
 
 def _work(settings: Settings) -> int:

@@ -12,7 +12,15 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 
-from service.jobs import HANDED_BACK, UNKNOWN, EmbeddedJob, Job, Outcome, execute
+from service.jobs import (
+    HANDED_BACK,
+    UNKNOWN,
+    EmbeddedJob,
+    Job,
+    JobFailure,
+    Outcome,
+    execute,
+)
 from service.resources import Resources, background
 from service.schedule import enqueue_forever
 from service.tasks import TASKS
@@ -129,9 +137,17 @@ class Runner:
             async with self.resources.database.transaction() as session:
                 await session.execute(delete(EmbeddedJob).where(_claim_of(job)))
         elif outcome.status == "failed":
-            await self._change(_claim_of(job), outcome, status="failed")
+            await self._fail(job, outcome.reason)
         else:
             await self._change(_claim_of(job), outcome, status="todo")
+
+    async def _fail(self, job: Job, reason: str) -> None:
+        failed = update(EmbeddedJob).where(_claim_of(job)).values(status="failed")
+        failure = JobFailure(job_id=job.id, reason=reason, failed_at=datetime.now(UTC))
+        async with self.resources.database.transaction() as session:
+            if await session.scalar(failed.returning(EmbeddedJob.id)) is not None:
+                # Ids are given again once the newest job is gone, and a failure may have stayed.
+                await session.merge(failure)
 
     async def _change(self, which: ColumnElement[bool], outcome: Outcome, *, status: str) -> None:
         run_at = datetime.now(UTC) + timedelta(seconds=outcome.delay_seconds)

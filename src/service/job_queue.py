@@ -10,7 +10,7 @@ from procrastinate.jobs import Job as QueuedJob
 from procrastinate.jobs import Status
 from procrastinate.manager import JobManager
 
-from service.jobs import HANDED_BACK, QUEUE, UNKNOWN, Outcome
+from service.jobs import HANDED_BACK, UNKNOWN, WAKE, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +21,15 @@ OWNED = (
 )
 DONE = f"DELETE FROM procrastinate_jobs WHERE {OWNED} RETURNING id"  # noqa: S608
 FAILED = f"""
-UPDATE procrastinate_jobs
-SET status = 'failed', attempts = attempts + 1, abort_requested = false
-WHERE {OWNED} RETURNING id
+WITH failed AS (
+    UPDATE procrastinate_jobs
+    SET status = 'failed', attempts = attempts + 1, abort_requested = false
+    WHERE {OWNED} RETURNING id
+)
+INSERT INTO job_failures (job_id, reason, failed_at) SELECT id, %(reason)s, now() FROM failed
+ON CONFLICT (job_id) DO UPDATE SET reason = excluded.reason, failed_at = excluded.failed_at
+RETURNING job_id AS id
 """  # noqa: S608
-# Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
-WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
 AGAIN = f"""
 WITH freed AS (
     UPDATE procrastinate_jobs
@@ -98,6 +101,8 @@ class Queue(JobManager):
         more: dict[str, Any] = {}
         if outcome.status == "again":
             more = {"delay": outcome.delay_seconds, "counted": int(outcome.counted)}
+        elif outcome.status == "failed":
+            more = {"reason": outcome.reason}
         rows = await self.connector.execute_query_all_async(
             query, job=job.id, worker=job.worker_id, attempts=job.attempts, **more
         )

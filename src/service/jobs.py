@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
+    DateTime,
     Integer,
     Select,
     String,
@@ -25,19 +27,23 @@ from sqlalchemy import (
     table,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service import metrics
 from service.database import Base, Database, UtcDateTime
 from service.errors import Unavailable
-from service.logs import request_id, trace_id
+from service.logs import Redactor, request_id, trace_id
 
 log = logging.getLogger(__name__)
 
 QUEUE = "default"
 ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for its log lines
+# Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
+WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
 MAX_DELAY_SECONDS = 3600
+MAX_REASON_CHARACTERS = 500
 OUTAGE_DELAY_SECONDS = 5
 UNKNOWN_DELAY_SECONDS = 60
 
@@ -89,6 +95,7 @@ class Outcome:
     status: Literal["done", "failed", "again"]
     delay_seconds: float = 0.0
     counted: bool = True  # the run used up an attempt
+    reason: str = ""  # why it failed, for operators
 
 
 HANDED_BACK = Outcome("again", counted=False)  # stopped in the middle, for others to run
@@ -127,7 +134,9 @@ async def _give_up(task: Task, resources: Any, job: Job, error: Exception) -> Ou
         return _delayed(task, extra, obstacle)
     log.error("job_failed", extra=extra, exc_info=error)
     metrics.JOBS_DONE.labels(task.name, "failed").inc()
-    return Outcome("failed")
+    redact = Redactor(resources.settings.secrets())
+    reason = redact(f"{type(error).__name__}: {error}".rstrip(": "))
+    return Outcome("failed", reason=reason.replace("\0", "")[:MAX_REASON_CHARACTERS])
 
 
 def _delayed(task: Task, extra: dict[str, Any], error: Exception) -> Outcome:
@@ -154,12 +163,27 @@ class EmbeddedJob(Base):
     run_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class JobFailure(Base):
+    """Why a job failed for good; gone with the job."""
+
+    __tablename__ = "job_failures"
+
+    job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    reason: Mapped[str] = mapped_column(String(MAX_REASON_CHARACTERS))
+    failed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 DEFER = text(
     "SELECT procrastinate_defer_jobs_v1(ARRAY["
     "ROW(:queue, :task, 0, NULL, NULL, CAST(:arguments AS jsonb), NULL)"
     "::procrastinate_job_to_defer_v1])"
 )
-procrastinate_jobs = table("procrastinate_jobs", column("status"))
+procrastinate_jobs = table(
+    "procrastinate_jobs",
+    *(column(name) for name in ("id", "task_name", "status", "attempts", "worker_id")),
+    column("scheduled_at", DateTime(timezone=True)),
+    column("args", JSONB),
+)
 
 
 class Jobs:

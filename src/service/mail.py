@@ -9,6 +9,7 @@ from email.utils import formatdate, make_msgid
 
 import aiosmtplib
 
+from service.mail_html import html
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -42,22 +43,19 @@ class Mailer:
         message["From"] = sender
         message["To"] = _address(to)
         # A title may hold a line break, which would end the header.
-        message["Subject"] = " ".join(subject.split())
+        title = message["Subject"] = " ".join(subject.split())
         message["Date"] = formatdate(localtime=False)
         domain = sender.rpartition("@")[2]
         message["Message-ID"] = f"<{key}@{domain}>" if key else make_msgid(domain=domain)
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation replies
         message.set_content(text)
+        message.add_alternative(html(title, text), subtype="html")
         return message
 
     async def send(self, message: EmailMessage) -> None:
         """Hand a message to the server. Raises MailRefused or MailDelayed."""
         if not self.settings.mail_server:
-            text = message.get_content().rstrip()
-            log.warning(
-                "mail_printed",
-                extra={"to": message["To"], "text": f"{message['Subject']}\n\n{text}\n"},
-            )
+            _print(message)
             return
         smtp = self._connection()
         try:
@@ -107,6 +105,13 @@ class Mailer:
         """Raises where the server refuses TLS or the login."""
         async with self._connection():
             pass
+
+
+def _print(message: EmailMessage) -> None:
+    body = message.get_body(("plain",))
+    text = body.get_content().rstrip() if body else ""
+    extra = {"to": message["To"], "text": f"{message['Subject']}\n\n{text}\n"}
+    log.warning("mail_printed", extra=extra)
 
 
 def _codes(error: BaseException) -> list[int]:

@@ -73,8 +73,9 @@ class Deployment:
 
 def received(mail: MailServer) -> list[Letter]:
     return [
-        Letter(str(message["To"]), str(message["Subject"]), message.get_content())
+        Letter(str(message["To"]), str(message["Subject"]), body.get_content())
         for message in mail.messages
+        if (body := message.get_body(("plain",)))
     ]
 
 

@@ -1,0 +1,105 @@
+"""Jobs as operators see them: what waits, what runs, what failed and why."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
+
+from service.database import Database
+from service.jobs import ORIGIN, WAKE, EmbeddedJob, JobFailure, procrastinate_jobs
+
+STATUSES = ("failed", "doing", "todo")
+
+
+@dataclass(frozen=True)
+class ListedJob:
+    """`at` is when it failed, or when it is to run; None: at once. `attempts` are those used up."""
+
+    id: int
+    task: str
+    status: str
+    attempts: int
+    at: datetime | None
+    arguments: dict[str, Any]
+    reason: str
+
+
+class JobList:
+    """The queue of either back end, read and changed by hand."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.on_postgresql = database.is_postgresql
+
+    @property
+    def _jobs(self) -> Any:
+        return procrastinate_jobs if self.on_postgresql else EmbeddedJob.__table__
+
+    async def read(self, statuses: Sequence[str], limit: int) -> list[ListedJob]:
+        """Jobs with these statuses, newest first. Raises DatabaseUnavailable."""
+        jobs = self._jobs.c
+        task, run_at, arguments = (
+            (jobs.task_name, jobs.scheduled_at, jobs.args)
+            if self.on_postgresql
+            else (jobs.task, jobs.run_at, jobs.arguments)
+        )
+        query = (
+            select(
+                *(jobs.id, task, self._status, jobs.attempts, run_at, arguments),
+                *(JobFailure.reason, JobFailure.failed_at),
+            )
+            .outerjoin_from(self._jobs, JobFailure, JobFailure.job_id == jobs.id)
+            .where(self._status.in_(statuses))
+            .order_by(jobs.id.desc())
+            .limit(limit)
+        )
+        async with self.database.reading() as connection:
+            return [_listed(*row) for row in await connection.execute(query)]
+
+    @property
+    def _status(self) -> ColumnElement[str]:
+        # An enumeration of the database compares with texts only as a text.
+        status = self._jobs.c.status
+        return cast(status, String) if self.on_postgresql else status
+
+    async def retry(self, ids: Sequence[int]) -> set[int]:
+        """Have failed jobs run again, with all their attempts; returns those that were failed."""
+        if self.on_postgresql:
+            fresh: dict[str, Any] = {"worker_id": None, "scheduled_at": None}
+        else:
+            fresh = {"run_at": datetime.now(UTC)}
+        statement = update(self._jobs).values(status="todo", attempts=0, **fresh)
+        return await self._change(statement, ids)
+
+    async def discard(self, ids: Sequence[int]) -> set[int]:
+        """Remove failed jobs; returns those that were failed."""
+        return await self._change(delete(self._jobs), ids)
+
+    async def _change(self, statement: Any, ids: Sequence[int]) -> set[int]:
+        jobs = self._jobs.c
+        async with self.database.transaction() as session:
+            which = statement.where(jobs.id.in_(ids), self._status == "failed").returning(jobs.id)
+            changed = set((await session.scalars(which)).all())
+            await session.execute(delete(JobFailure).where(JobFailure.job_id.in_(changed)))
+            if self.on_postgresql:
+                await session.execute(text(f"SELECT {WAKE}"))
+        return changed
+
+
+def _listed(
+    number: int,
+    task: str,
+    status: str,
+    attempts: int,
+    run_at: datetime | None,
+    arguments: dict[str, Any] | str,
+    reason: str | None,
+    failed_at: datetime | None,
+) -> ListedJob:
+    given = json.loads(arguments) if isinstance(arguments, str) else arguments
+    shown = {name: value for name, value in given.items() if name not in ORIGIN}
+    at = failed_at if status == "failed" else run_at
+    return ListedJob(number, task, status, attempts, at, shown, reason or "")
