@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import random
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from service.jobs import Job
 from service.media import tasks
 from service.media.tasks import ERASE
 from service.resources import Resources
+from service.storage import StorageUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -144,6 +146,41 @@ def _before(monkeypatch: pytest.MonkeyPatch, resources: Resources, step: str, ac
 
     monkeypatch.setattr(*place, reading_after_act if step == "read" else after_act)
     return lambda: monkeypatch.setattr(*place, real)
+
+
+async def test_whatever_happens_at_once_nothing_of_a_deleted_item_is_left(
+    quiet: Api, owner: Headers
+) -> None:
+    """Two workers, a change and a deletion, at moments that chance chooses."""
+    chance = random.Random(20261123)
+    items = [await quiet.upload(owner, PNG, public="true") for _ in range(8)]
+
+    async def at_some_moment(act: Any) -> None:
+        await asyncio.sleep(chance.random() * 2)
+        await act
+
+    async def delete_and_erase(item: dict[str, Any]) -> None:
+        assert (await delete(quiet, owner, item)).status_code == 204
+        await erase(quiet, item["id"])
+
+    async def process_as_a_worker_does(item: dict[str, Any]) -> None:
+        try:
+            await process(quiet, item["id"])
+        except StorageUnavailable:  # its directory was just being removed
+            await process(quiet, item["id"])
+
+    def changed(item: dict[str, Any]) -> Any:
+        path = f"/api/media/{item['id']}"
+        return quiet.client.patch(path, headers=owner, json={"title": "Dawn"})
+
+    await asyncio.gather(
+        *(at_some_moment(process_as_a_worker_does(item)) for item in items * 2),
+        *(at_some_moment(changed(item)) for item in items),
+        *(at_some_moment(delete_and_erase(item)) for item in items),
+    )
+    assert stored(quiet) == []
+    assert await mails(quiet) == []
+    assert (await quiet.client.get("/api/public/media")).json()["items"] == []
 
 
 async def test_an_attempt_that_was_killed_behind_the_thumbnail_leaves_nothing(

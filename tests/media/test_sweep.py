@@ -96,6 +96,6 @@ async def test_each_removal_is_told(
     assert told == [key]
 
 
-async def test_it_comes_round_once_an_hour_and_waits_for_a_day() -> None:
-    assert TASKS[sweep.SWEEP].every_seconds == 3600
+async def test_it_comes_round_once_a_day_and_waits_for_another() -> None:
+    assert TASKS[sweep.SWEEP].every_seconds == 24 * 3600
     assert sweep.UNCLAIMED_SECONDS == 24 * 3600

@@ -1,6 +1,6 @@
 """Endpoints of the media library."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
@@ -8,11 +8,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.accounts.sessions import CurrentAccount, MaybeAccount, Writer
-from service.documented import asks_header, problems, with_headers
+from service.documented import problems
 from service.etags import tagged
 from service.idempotency import IdempotencyKey
 from service.media import changes, downloads, listing, public, uploads
-from service.media.schemas import MediaChanges, MediaPage, MediaView, PublicPage, UploadForm
+from service.media.openapi import (
+    ACCEPTED,
+    ALSO_ANONYMOUS,
+    CONTENT,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    LISTED,
+    NOT_CHANGED,
+    TAGGED,
+    UPLOAD_BODY,
+)
+from service.media.schemas import MediaChanges, MediaPage, MediaView, PublicPage
 from service.media.views import item_json, page_json
 from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
@@ -25,37 +36,6 @@ UPLOAD_PATH = "/api/media"
 PUBLIC_PATH = "/api/public/media"
 Limit = Annotated[int, Query(ge=1, le=100)]
 Cursor = Annotated[str | None, Query(max_length=200)]
-# The body is read by the use case, after the token was checked: FastAPI's own File() reads first.
-UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": {"schema": UploadForm.model_json_schema()}},
-    }
-}
-ACCEPTED = with_headers(202, Location="the item")
-ETAG = "of this version"
-TAGGED = with_headers(200, ETag=ETAG)
-LISTED = with_headers(200, ETag=ETAG, Link='the next page, if there is one: rel="next"')
-NOT_CHANGED = with_headers(304, ETag=ETAG)
-BYTES: dict[str, Any] = {
-    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
-}
-CONTENT: dict[int | str, dict[str, Any]] = {
-    200: with_headers(200, ETag=ETAG, Accept_Ranges="`bytes`")[200] | BYTES,
-    206: with_headers(206, ETag=ETAG, Content_Range="the range sent")[206] | BYTES,
-    **NOT_CHANGED,
-}
-IF_MATCH = asks_header("If-Match", "the version that is meant; 412 if there is a newer one")
-IF_NONE_MATCH = asks_header(
-    "If-None-Match", "the version that the client has; 304 if it is current"
-)
-RANGE = asks_header("Range", "one range of bytes, such as `bytes=0-1023`")
-IF_RANGE = asks_header("If-Range", "the version that the client has a part of")
-# Beside the bearer token: public items.
-ALSO_ANONYMOUS: dict[str, Any] = {
-    "security": [{}],
-    "parameters": [RANGE, IF_RANGE, IF_NONE_MATCH],
-}
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
@@ -85,7 +65,7 @@ async def upload(
     router,
     "/api/media",
     response_model=MediaPage,
-    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    openapi_extra=IF_NONE_MATCH,
     responses=LISTED | NOT_CHANGED | problems(401, 422, 503),
 )
 async def list_media(
@@ -105,7 +85,7 @@ async def list_media(
     router,
     "/api/media/{item_id}",
     response_model=MediaView,
-    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    openapi_extra=IF_NONE_MATCH,
     responses=TAGGED | NOT_CHANGED | problems(401, 404, 422, 503),
 )
 async def get_media(
@@ -119,7 +99,7 @@ async def get_media(
 @router.patch(
     "/api/media/{item_id}",
     response_model=MediaView,
-    openapi_extra={"parameters": [IF_MATCH]},
+    openapi_extra=IF_MATCH,
     responses=TAGGED | problems(400, 401, 403, 404, 412, 422, 503),
 )
 async def change_media(
@@ -138,7 +118,7 @@ async def change_media(
     "/api/media/{item_id}",
     status_code=204,
     response_class=Response,
-    openapi_extra={"parameters": [IF_MATCH]},
+    openapi_extra=IF_MATCH,
     responses=problems(401, 403, 404, 412, 422, 503),
 )
 async def delete_media(
@@ -153,7 +133,7 @@ async def delete_media(
     router,
     PUBLIC_PATH,
     response_model=PublicPage,
-    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    openapi_extra=IF_NONE_MATCH,
     responses=LISTED | NOT_CHANGED | problems(422, 503),
 )
 async def list_public_media(

@@ -14,7 +14,7 @@ from service.resources import Resources
 log = logging.getLogger(__name__)
 
 SWEEP = "media.sweep"
-SWEEP_SECONDS = 3600
+SWEEP_SECONDS = 24 * 3600  # it lists the whole store
 # Far longer than a row can take to follow its bytes: seconds, by the database's deadlines.
 UNCLAIMED_SECONDS = ABANDONED_SECONDS
 # Nothing else in the store is touched.

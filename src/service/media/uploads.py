@@ -92,11 +92,9 @@ async def receive(
         if (file.size or 0) > limit:
             raise FileTooLarge(limit)
         item = _item(identity, file, fields)
-        once = None
-        if key is not None:
-            once = Repeatable(identity.id, key, await asyncio.to_thread(_fingerprint, file, fields))
-            if first := await first_answer(resources, once):
-                return first
+        once = await _repeatable(identity, key, file, fields)
+        if once and (first := await first_answer(resources, once)):
+            return first
         await file.seek(0)
         await resources.storage.put(item.original_key, file.file)
     answer = Answer(202, f"/api/media/{item.id}", item_json(row_of(item)))
@@ -125,6 +123,14 @@ def _item(identity: Identity, file: UploadFile, fields: UploadFields) -> MediaIt
         created_at=now,
         updated_at=now,
     )
+
+
+async def _repeatable(
+    identity: Identity, key: str | None, file: UploadFile, fields: UploadFields
+) -> Repeatable | None:
+    if key is None:
+        return None
+    return Repeatable(identity.id, key, await asyncio.to_thread(_fingerprint, file, fields))
 
 
 def _fingerprint(file: UploadFile, fields: UploadFields) -> bytes:
