@@ -104,6 +104,9 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
         )
 
+        limits = Limits(settings, redis)
+        stack.push_async_callback(limits.close)
+
         storage = await stack.enter_async_context(open_storage(settings))
         disk = InThread(partial(check_disk, settings))
         health.add(Check("disk_space", disk, timeout_seconds=DISK_CHECK_SECONDS))
@@ -123,7 +126,6 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
-        limits = Limits(settings, redis)
         yield Resources(settings, database, redis, limits, storage, mailer, jobs, gate)
 
 
