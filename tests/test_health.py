@@ -1,6 +1,7 @@
 """Checks, what follows from them, and the probes: with fakes, inside one event loop."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -513,6 +514,25 @@ async def test_ending_does_not_wait_for_a_check_that_hangs() -> None:
     assert await health.ready() != ""
     deaf.released.set()
     await until(lambda: (database.running, deaf.running) == (0, 0))
+
+
+async def test_ending_lets_a_driver_let_go_before_its_resource_is_closed() -> None:
+    """Else it would connect once more, and nobody would close that connection."""
+    let_go = False
+
+    async def check() -> None:
+        nonlocal let_go
+        try:
+            await asyncio.sleep(60)
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+            let_go = True
+
+    health = a_health(a_check(check, timeout_seconds=60))
+    async with health.running():
+        pass
+    assert let_go
 
 
 async def test_no_check_begins_after_the_end() -> None:

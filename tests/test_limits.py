@@ -24,7 +24,9 @@ QUICK = Limit("test", at_once=3, every_seconds=0.5)
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Limits]:
     async with open_redis(settings) as redis:
-        yield Limits(settings, redis)
+        counting = Limits(settings, redis)
+        yield counting
+        await counting.close()
 
 
 def away(redis_url: str = "redis://127.0.0.1:9/0") -> Settings:

@@ -19,6 +19,7 @@ from service.lifecycle import Lifecycle
 ON_DEMAND_SECONDS = 60  # an on-demand check is kept fresh this long after somebody asked
 ON_DEMAND_SHARE = 0.8  # of the time after which a result is stale: as rarely as can be
 FIRST_RESULTS_SECONDS = 0.1  # dependencies that are there answer within it: ready at once
+LET_GO_SECONDS = 0.25  # for a run that was given up, at the end
 
 
 class Health:
@@ -68,6 +69,9 @@ class Health:
                 tasks += watch.close()
             if tasks:
                 await asyncio.wait(tasks)
+            # Else a driver might still connect, or let go, after its resource was closed.
+            if stuck := [watch.stuck for watch in self.watches.values() if watch.stuck]:
+                await asyncio.wait(stuck, timeout=LET_GO_SECONDS)
 
     async def _keep_fresh(self, watch: Watch) -> None:
         always = not watch.check.on_demand or watch in self._needed

@@ -106,6 +106,8 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
         )
 
+        limits = Limits(settings, redis)
+        stack.push_async_callback(limits.close)
         shared = None if is_stand_in(settings) else redis
         cache = Cache(shared, settings.redis_timeout_seconds)
 
@@ -128,7 +130,6 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
-        limits = Limits(settings, redis)
         yield Resources(settings, database, redis, limits, cache, storage, mailer, jobs, gate)
 
 
