@@ -15,14 +15,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import service.schedule
 import service.tasks  # noqa: F401  (all models)
 from servers import ROOT, Postgresql, clean_environment, run_service, service_command
 from service.accounts.models import Account
-from service.database import Base
+from service.database import Base, open_database
 from service.database_url import engine_url
 from service.migrate import alembic_config, current_revision, migrate, outdated
 from service.settings import Settings
@@ -72,6 +72,22 @@ def test_a_second_run_changes_nothing(empty_url: str, tmp_path: Path) -> None:
     run_migrate(empty_url, tmp_path)
     done = run_migrate(empty_url, tmp_path)
     assert (done.returncode, done.stdout) == (0, f"schema: {HEAD} (already)\n")
+
+
+def test_a_schema_of_a_newer_release_is_left_as_it_is(empty_url: str, tmp_path: Path) -> None:
+    """As after a rollback."""
+    run_migrate(empty_url, tmp_path)
+
+    async def advance() -> None:
+        async with (
+            open_database(Settings(database_url=empty_url)) as database,
+            database.transaction() as session,
+        ):
+            await session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+
+    asyncio.run(advance())
+    done = run_migrate(empty_url, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "schema: newer (of a newer release)\n")
 
 
 def test_of_four_at_once_one_migrates_and_all_succeed(empty_url: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Printer:
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         message = message_from_bytes(envelope.original_content, policy=policy.default)
         body = message.get_body(("plain",))
-        text = body.get_content().strip() if body else "(without a text)"
+        text = body.get_content().replace("\r\n", "\n").strip() if body else "(no text)"
         print(f"----- mail to {message['To']}: {message['Subject']}", text, "-----", sep="\n")
         sys.stdout.flush()
         return "250 OK"

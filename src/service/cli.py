@@ -137,7 +137,7 @@ def _collect(folder: Path) -> int:
 
 def _migrate(settings: Settings) -> int:
     from service.database_errors import DatabaseUnavailable, root  # noqa: PLC0415  (drivers)
-    from service.migrate import migrate  # noqa: PLC0415
+    from service.migrate import migrate, newer  # noqa: PLC0415
 
     try:
         before, after = asyncio.run(migrate(settings))
@@ -145,7 +145,8 @@ def _migrate(settings: Settings) -> int:
         reason = type(root(error)).__name__
         print(f"DATABASE_URL: the database cannot be reached ({reason})", file=sys.stderr)
         return EX_UNAVAILABLE
-    print(f"schema: {after}" + (" (already)" if before == after else f" (was {before or 'empty'})"))
+    change = "already" if before == after else f"was {before or 'empty'}"
+    print(f"schema: {after} ({'of a newer release' if newer(after) else change})")
     return 0
 
 

@@ -36,9 +36,14 @@ def alembic_config() -> Config:
 def outdated(revision: str | None) -> bool:
     """Whether a schema is older than this code. That of a newer release is taken to be compatible,
     as it has to be while one release replaces another."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    return revision is None or (revision != head and not newer(revision))
+
+
+def newer(revision: str | None) -> bool:
+    """Whether a schema is that of a newer release, of which this code knows nothing."""
     scripts = ScriptDirectory.from_config(alembic_config())
-    known = {script.revision for script in scripts.walk_revisions()}
-    return revision is None or (revision in known and revision != scripts.get_current_head())
+    return revision not in {None, *(script.revision for script in scripts.walk_revisions())}
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -52,7 +57,8 @@ async def current_revision(engine: AsyncEngine) -> str | None:
 async def migrate(settings: Settings) -> tuple[str | None, str | None]:
     """(revision before, revision after). Raises DatabaseUnavailable, or what a migration raises.
 
-    There is no way down: a release that fails is followed by a better one.
+    There is no way down: a release that fails is followed by a better one, or by the one before,
+    which leaves a newer schema as it is.
     """
     engine = _engine(settings)
     turn = _sqlite_turn if engine.dialect.name == "sqlite" else _postgresql_turn
@@ -61,6 +67,8 @@ async def migrate(settings: Settings) -> tuple[str | None, str | None]:
             await (await engine.connect()).close()
         async with turn(engine):
             before = await current_revision(engine)
+            if newer(before):
+                return before, before
             async with engine.connect() as connection:
                 await connection.run_sync(_upgrade)
             return before, await current_revision(engine)

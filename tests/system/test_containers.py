@@ -1,6 +1,7 @@
 """compose.production.yaml on a real engine: what an operator deploys, breaks and restores."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -162,7 +163,7 @@ def test_secrets_cannot_be_read_from_outside(production: Stack) -> None:
     assert folder.stat().st_mode & 0o077 == 0
     secrets = [path.read_text() for path in folder.iterdir() if path.is_file()]
     secrets.remove(",")  # no former keys
-    assert len(secrets) == 7
+    assert len(secrets) == 8
     told = "".join(json.dumps(production.inspect(name)) for name in SERVICES)
     told += docker("history", "--no-trunc", production.project).stdout
     told += production.logs()
@@ -190,8 +191,15 @@ def test_numbers_agree_with_the_settings_they_depend_on(production: Stack) -> No
     grace = Settings().shutdown_grace_seconds
     for name in ("web", "worker", "nginx"):
         assert int(services[name]["stop_grace_period"].removesuffix("s")) > grace
-    limits = {services[name]["environment"]["MAX_CONTENT_LENGTH"] for name in ("web", "nginx")}
+    limits = {services[name]["environment"]["MAX_CONTENT_LENGTH"] for name in ("web", "front")}
     assert limits == {str(int(Settings().max_content_length))}
+
+
+def test_the_service_is_no_superuser_of_its_database(production: Stack) -> None:
+    query = (
+        "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = 'service'"
+    )
+    assert production.sh("postgres", f'psql -U postgres -XAtc "{query}"').strip() == "f"
 
 
 def test_own_layers_of_the_image_are_small(production: Stack) -> None:
@@ -352,6 +360,64 @@ def test_a_wrong_configuration_is_refused_before_anything_is_replaced(production
     assert result.returncode != 0
     assert "ALLOWED_HOSTS" in result.stderr
     assert production.containers() == before
+
+
+@pytest.mark.parametrize("setting", ["TRUSTED_PROXIES=lb.example.org", "API_RATE=many"])
+def test_a_setting_that_nginx_cannot_use_is_refused_as_well(
+    production: Stack, setting: str
+) -> None:
+    path = production.directory / ".env"
+    kept, before = path.read_text(), production.containers()
+    try:
+        path.write_text(kept + f"{setting}\n")
+        result = production.make("deploy", check=False)
+    finally:
+        path.write_text(kept)
+    assert result.returncode != 0
+    assert setting.partition("=")[0] in result.stderr
+    assert production.containers() == before
+
+
+def test_changed_settings_and_secrets_are_in_force_after_a_deploy(production: Stack) -> None:
+    """Also those of nginx, which goes on running."""
+    path = production.directory / ".env"
+    nginx = production.containers()["nginx"]
+    (production.directory / "secrets" / "health_token").write_text("another-token-of-the-operator")
+    path.write_text(path.read_text() + "DOCS_ENABLED=false\nHSTS_SECONDS=300\n")
+    with Traffic(production.https_port, tls=production.tls) as traffic:
+        production.make("deploy")
+    assert traffic.failures == []
+    assert production.containers()["nginx"] == nginx
+    with production.client() as client:
+        answer = client.get("/docs")
+        assert answer.status_code == 404
+        assert answer.headers["Strict-Transport-Security"] == "max-age=300; includeSubDomains"
+    for service in ("web", "worker"):
+        assert production.sh(service, "cat /run/secrets/health_token") == (
+            "another-token-of-the-operator"
+        )
+
+
+def test_of_two_deploys_at_once_one_is_refused(production: Stack) -> None:
+    with (production.directory / ".deploy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = production.make("deploy", check=False)
+    assert result.returncode != 0
+    assert "another deploy is running" in result.stderr
+
+
+def test_a_deploy_starts_what_is_down(production: Stack) -> None:
+    production.compose("stop", "nginx", "redis")
+    production.make("deploy")
+    assert production.status("/health") == 200
+    assert "redis" in production.containers()
+
+
+def test_stacks_of_one_name_are_told_apart(production: Stack) -> None:
+    result = production.make("stop", "STACK=development", check=False)
+    assert result.returncode != 0
+    assert "give development another name" in result.stderr
+    assert "web" in production.containers()
 
 
 def test_a_certificate_is_exchanged_without_a_restart(production: Stack) -> None:
