@@ -1,6 +1,7 @@
 """How often somebody may try to log in, and how much mail an address gets, on both back ends."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from account_jobs import mails
 from api import PASSWORD, Api, assert_problem, running_api
+from servers import RedisServer
 from service.accounts import attempts, links, logins, passwords
 from service.database_errors import DatabaseUnavailable
 from service.settings import Settings
@@ -212,6 +214,24 @@ async def test_a_new_password_wipes_the_slate_there_too(few: Api, place: Place) 
     form = {"token": token, "password": "a new and longer password"}
     assert (await few.client.post("/reset", data=form)).status_code == 200
     assert (await log_in(few, "a new and longer password")).status_code == 200
+
+
+async def test_a_frozen_redis_neither_opens_the_limit_nor_holds_a_login(
+    embedded_settings: Settings, own_redis: RedisServer
+) -> None:
+    url = type(embedded_settings.redis_url)(own_redis.url)
+    changes = {"login_attempts": 3, "redis_url": url, "redis_timeout_seconds": 0.2}
+    async with running_api(embedded_settings.model_copy(update=changes)) as api:
+        await api.account()
+        assert await statuses(api, 2) == [401] * 2
+        own_redis.freeze()
+        try:
+            began = time.monotonic()
+            answers = await asyncio.gather(*(log_in(api) for _ in range(10)))
+            assert time.monotonic() - began < 1.5
+            assert sorted(a.status_code for a in answers) == [401] * 3 + [429] * 7
+        finally:
+            own_redis.thaw()
 
 
 async def test_the_default_is_ten_attempts(api: Api) -> None:

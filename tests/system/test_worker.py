@@ -144,6 +144,7 @@ def test_what_a_job_needs_may_be_away_longer_than_its_attempts_last(
     """The task has one attempt."""
     rig.worker()
     rig.enqueue("test.need", name="x", path=str(tmp_path / "there"))
+    rig.wait_for_note("needs x 1")
     wait_until(lambda: rig.jobs() == ["test.need|todo|0"])
     (tmp_path / "there").touch()
     rig.wait_until_done()
