@@ -71,7 +71,7 @@ async def test_an_unknown_path_is_404_with_every_method(embedded_api: Api, metho
         ("OPTIONS", "/login", "POST"),
         ("GET", "/login", "POST"),
         ("POST", "/api/accounts/me", "GET, HEAD"),
-        ("POST", ITEM, "GET, HEAD"),
+        ("POST", ITEM, "DELETE, GET, HEAD, PATCH"),
         ("PATCH", f"{BYTES}/thumbnail", "GET, HEAD"),
         ("DELETE", f"{BYTES}/name", "GET, HEAD"),
         ("PUT", "/confirm", "GET, HEAD, POST"),
