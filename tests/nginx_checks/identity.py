@@ -206,24 +206,27 @@ def the_log_is_json_whatever_is_sent(site: Site) -> None:
 def no_token_is_in_the_error_log(site: Site) -> None:
     """Also while the app is away, hangs up or is too slow, and where too much is sent."""
     nginx, echo = site.nginx, site.echo
-    secret = f"/confirm?token={CANARY}"
-    echo.answers["/confirm"] = Answer(resets=1)
-    assert nginx.ask(secret, "POST").status_code == 502
-    assert nginx.ask(secret, "POST", content=bytes(100_000)).status_code == 413
+    links = [f"/confirm?token={CANARY}", f"/reset?token={CANARY}"]
+    for link in links:
+        echo.answers[link.partition("?")[0]] = Answer(resets=1)
+        assert nginx.ask(link, "POST").status_code == 502
+        assert nginx.ask(link, "POST", content=bytes(100_000)).status_code == 413
     assert (
         nginx.ask(f"/ws/media?ticket={CANARY}", "POST", content=bytes(100_000)).status_code == 413
     )
     echo.go_away()
     try:
-        assert nginx.ask(secret).status_code == 502
-        assert nginx.ask(secret, "POST").status_code == 502
+        for link in links:
+            assert nginx.ask(link).status_code == 502
+            assert nginx.ask(link, "POST").status_code == 502
         assert nginx.ask(f"/ws/media?ticket={CANARY}").status_code == 502
         assert nginx.ask("/elsewhere").status_code == 502
     finally:
         echo.come_back()
     assert "/elsewhere" in nginx.errors  # so that there is an error log at all
     assert CANARY not in nginx.errors
-    assert nginx.line(path="/confirm", status=502)["upstream_status"].startswith("502")
+    for path in ("/confirm", "/reset"):
+        assert nginx.line(path=path, status=502)["upstream_status"].startswith("502")
 
 
 def the_names_are_served(site: Site) -> None:

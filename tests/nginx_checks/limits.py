@@ -42,7 +42,7 @@ def logging_in_is_limited_more(site: Site) -> None:
 def what_sends_mail_or_checks_a_secret_is_limited_more(site: Site) -> None:
     """One budget for all of it."""
     client = new_client()
-    paths = ["/login", "/api/accounts", "/api/accounts/confirm", "/confirm"]
+    paths = ["/login", "/api/accounts", "/api/accounts/confirm", "/confirm", "/reset"]
     paths += ["/api/accounts/password/forgot", "/api/accounts/password/reset"]
     answers = [statuses(site, 1, path, "POST", **client)[0] for path in paths * 3]
     assert_limited(answers, 5)
@@ -52,7 +52,7 @@ def what_sends_mail_or_checks_a_secret_is_limited_more(site: Site) -> None:
 
 
 def reading_is_not_limited_as_logging_in_is(site: Site) -> None:
-    for path in ("/api/accounts/me", "/confirm?token=x"):
+    for path in ("/api/accounts/me", "/confirm?token=x", "/reset?token=x"):
         assert set(statuses(site, 15, path)) == {200}
 
 
