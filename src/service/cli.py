@@ -6,6 +6,7 @@ import json
 import logging.config
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from service import logs
@@ -44,9 +45,9 @@ def _run(command: str, arguments: list[str]) -> int:
     if command == "check":
         return _check(loaded, options)
     if command == "migrate":
-        return _migrate(loaded.settings)
+        return _reaching_the_database(lambda: _migrate(loaded.settings))
     if command == "jobs":
-        return _jobs(loaded.settings, options)
+        return _reaching_the_database(lambda: _jobs(loaded.settings, options))
     return _work(loaded.settings)
 
 
@@ -135,16 +136,22 @@ def _collect(folder: Path) -> int:
     return 0
 
 
-def _migrate(settings: Settings) -> int:
+def _reaching_the_database(act: Callable[[], int]) -> int:
+    """The exit code of `act`, or a word where the database is away."""
     from service.database_errors import DatabaseUnavailable, root  # noqa: PLC0415  (drivers)
-    from service.migrate import migrate, newer  # noqa: PLC0415
 
     try:
-        before, after = asyncio.run(migrate(settings))
+        return act()
     except DatabaseUnavailable as error:
         reason = type(root(error)).__name__
         print(f"DATABASE_URL: the database cannot be reached ({reason})", file=sys.stderr)
-        return EX_UNAVAILABLE
+    return EX_UNAVAILABLE
+
+
+def _migrate(settings: Settings) -> int:
+    from service.migrate import migrate, newer  # noqa: PLC0415  (drivers)
+
+    before, after = asyncio.run(migrate(settings))
     change = "already" if before == after else f"was {before or 'empty'}"
     print(f"schema: {after} ({'of a newer release' if newer(after) else change})")
     return 0

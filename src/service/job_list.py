@@ -11,8 +11,6 @@ from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
 from service.database import Database
 from service.jobs import ORIGIN, WAKE, EmbeddedJob, JobFailure, procrastinate_jobs
 
-STATUSES = ("failed", "doing", "todo")
-
 
 @dataclass(frozen=True)
 class ListedJob:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from sqlalchemy.exc import DBAPIError
 
 from service.database import open_database
-from service.database_errors import DatabaseUnavailable, root
 from service.job_list import JobList, ListedJob
 from service.settings import Settings
 
@@ -20,15 +19,12 @@ EX_SOME_NOT_FAILED = 1
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Print jobs, or change those named; the exit code."""
+    """Print jobs, or change those named; the exit code. Raises DatabaseUnavailable."""
     if mistake := _mistake(options):
         print(f"service jobs: {mistake}", file=sys.stderr)
         return EX_USAGE
     try:
         return asyncio.run(_run(settings, options))
-    except DatabaseUnavailable as error:
-        reason = type(root(error)).__name__
-        print(f"DATABASE_URL: the database cannot be reached ({reason})", file=sys.stderr)
     except DBAPIError as error:
         reason = type(error.orig).__name__
         print(f"the queue cannot be read ({reason}): run `service migrate`", file=sys.stderr)
