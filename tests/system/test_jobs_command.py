@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,8 @@ def failed(database_url: str, tmp_path: Path, run: Run) -> str:
     try:
         worker.start().wait_for("job_failed", seconds=60)
     finally:
-        worker.stop()
+        # The line comes before the record: a worker that is killed here leaves the job to others.
+        worker.stop(signal.SIGTERM)
     return database_url
 
 
