@@ -40,6 +40,10 @@ ROUTERS = (
 )
 TITLE = "service"
 DESCRIPTION = "A small media library: accounts, uploads and their previews."
+TAGS = [
+    {"name": "accounts", "description": "Accounts, logins and API keys"},
+    {"name": "media", "description": "Uploads, their previews and what is public"},
+]
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
 
@@ -88,6 +92,7 @@ class Service:
             docs_url=None,  # FastAPI's own loads its scripts from elsewhere
             redoc_url=None,
             redirect_slashes=False,
+            openapi_tags=TAGS,
             lifespan=self._lifespan,
             exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},
