@@ -1,9 +1,5 @@
-"""What `schemathesis run` has to know of this service and OpenAPI cannot say.
+"""What `schemathesis run` has to know of this service and OpenAPI cannot say."""
 
-With CREDENTIALS in the environment, requests carry that bearer token.
-"""
-
-import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -15,21 +11,27 @@ from schemathesis.core.failures import AcceptedNegativeData
 from api import PASSWORD
 
 LEAVER = "lin@example.org"
-CREDENTIALS = os.environ.get("CREDENTIALS", "")
+UPLOAD = "POST /api/media"
 
 
-@schemathesis.auth(refresh_interval=None)
-class Bearer:
-    """The token of the run; each logout ends a login of its own, as it would end the run."""
+def never_used(upload: Any) -> None:
+    """An Idempotency-Key that came with another upload is well-formed and refused."""
+    key = (upload.headers or {}).get("Idempotency-Key")
+    if key and positive(upload, "header"):
+        upload.headers["Idempotency-Key"] = f"{key[:-1][:150]}{uuid4()}{key[-1]}"
 
-    def get(self, case: Any, context: Any) -> str | None:
-        is_login = CREDENTIALS and not CREDENTIALS.startswith("key_")
-        if is_login and context.operation.label == "POST /logout":
-            return log_in(case.operation.base_url)
-        return CREDENTIALS or None
 
-    def set(self, case: Any, data: str, context: Any) -> None:
-        case.headers = {**(case.headers or {}), "Authorization": f"Bearer {data}"}
+def still_ahead(new_key: Any) -> None:
+    """So is a time that is over."""
+    if positive(new_key, "body") and new_key.body.get("expires_at"):
+        new_key.body["expires_at"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+def of_another_login(logout: Any) -> None:
+    """It would end the run's own."""
+    bearer = (logout.headers or {}).get("Authorization", "")
+    if bearer and not bearer.startswith("Bearer key_"):
+        logout.headers["Authorization"] = f"Bearer {log_in(logout.operation.base_url)}"
 
 
 def log_in(base_url: str) -> str:
@@ -39,25 +41,19 @@ def log_in(base_url: str) -> str:
     return str(answer.json()["access_token"])
 
 
-@schemathesis.hook
-def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """A key that came with another upload is refused, and so is a time that is over: both are
-    well-formed, so here they are made good."""
-    key = (case.headers or {}).get("Idempotency-Key")
-    if key and case.operation.label == "POST /api/media" and positive(case, "header"):
-        case.headers["Idempotency-Key"] = f"{key[:-1][:150]}{uuid4()}{key[-1]}"
-    if (
-        case.operation.label == "POST /api/keys"
-        and positive(case, "body")
-        and case.body.get("expires_at")
-    ):
-        case.body["expires_at"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-
-
 def positive(case: Any, location: str) -> bool:
     """Whether this part of the request is as OpenAPI has it."""
-    part = {str(name.value): part for name, part in case.meta.components.items()}.get(location)
-    return part is not None and part.mode.is_positive
+    parts = case.meta.components if case.meta else {}
+    return any(name.value == location and part.mode.is_positive for name, part in parts.items())
+
+
+MADE = {UPLOAD: never_used, "POST /api/keys": still_ahead, "POST /logout": of_another_login}
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    if make := MADE.get(case.operation.label):
+        make(case)
 
 
 @schemathesis.hook
@@ -65,10 +61,10 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
     """A form has words alone: a title that is null arrives as the word. schemathesis knows that,
     but cannot tell for a form with a file."""
     accepted = isinstance(failure, AcceptedNegativeData)
-    return not (accepted and case.operation.label == "POST /api/media" and only_types(case.body))
+    return not (accepted and case.operation.label == UPLOAD and only_types(case.body))
 
 
-def only_types(form: Any) -> bool:
+def only_types(form: dict[str, Any]) -> bool:
     """Whether a word stands where another type was meant to offend."""
     title, public = form.get("title", ""), form.get("public", False)
     return not isinstance(title, str) or not isinstance(public, bool)

@@ -22,17 +22,20 @@ BY_MAIL = {
 pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
-def credentials(settings: Settings, who: str) -> str:
-    """A token or a key of an account, beside which there is one that may log out."""
+def tokens(settings: Settings, who: str) -> list[str]:
+    """Of two accounts, a login or a key each, beside which there is one that may log out."""
 
-    async def make() -> str:
+    async def make() -> list[str]:
         async with running_api(settings) as api:
             await api.account("lin@example.org")
-            account = await api.account()
-            headers = await (api.key(account) if who == "a program" else api.token(account))
-            return headers["Authorization"].removeprefix("Bearer ")
+            accounts = [
+                await api.account(email) for email in ("ada@example.org", "eve@example.org")
+            ]
+            give = api.key if who == "a program" else api.token
+            headers = [await give(account) for account in accounts]
+            return [each["Authorization"].removeprefix("Bearer ") for each in headers]
 
-    return "" if who == "a stranger" else asyncio.run(make())
+    return [] if who == "a stranger" else asyncio.run(make())
 
 
 @pytest.fixture
@@ -54,9 +57,9 @@ def serve(make_web: Callable[..., Web], tmp_path: Path) -> Iterator[Callable[[Se
         yield start
 
 
-def ask(web: Web, directory: Path, *options: str, token: str) -> None:
+def ask(web: Web, directory: Path, *options: str, given: list[str]) -> None:
     """Fails where schemathesis finds anything, or the service logs an error."""
-    result = run_schemathesis(web, directory, *options, credentials=token)
+    result = run_schemathesis(web, directory, *options, tokens=given)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert [line for line in web.events() if line["level"] in ("error", "critical")] == []
 
@@ -64,9 +67,9 @@ def ask(web: Web, directory: Path, *options: str, token: str) -> None:
 def test_schemathesis_finds_nothing_and_sees_every_operation_succeed(
     settings: Settings, serve: Callable[[Settings], Web], tmp_path: Path
 ) -> None:
-    token = credentials(settings, "a person")
+    given = tokens(settings, "a person")
     web = serve(settings)
-    ask(web, tmp_path / "run", token=token)
+    ask(web, tmp_path / "run", given=given)
     assert not_done(web) == BY_MAIL
 
 
@@ -74,9 +77,9 @@ def test_schemathesis_finds_nothing_and_sees_every_operation_succeed(
 def test_schemathesis_finds_nothing_with_what_others_may(
     server_settings: Settings, serve: Callable[[Settings], Web], tmp_path: Path, who: str
 ) -> None:
-    token = credentials(server_settings, who)
+    given = tokens(server_settings, who)
     # It warns of whoever is refused much.
-    ask(serve(server_settings), tmp_path / "run", "--warnings", "off", token=token)
+    ask(serve(server_settings), tmp_path / "run", "--warnings", "off", given=given)
 
 
 def not_done(web: Web) -> set[tuple[str, str]]:
