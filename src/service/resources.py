@@ -150,7 +150,9 @@ def check_disk(settings: Settings) -> None:
 @asynccontextmanager
 async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run coroutines beside a block and cancel them at its end."""
-    tasks = [asyncio.create_task(_told(coroutine)) for coroutine in coroutines]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    for task in tasks:
+        task.add_done_callback(_told)
     try:
         yield
     finally:
@@ -160,12 +162,10 @@ async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[No
             await asyncio.wait(tasks)
 
 
-async def _told(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Nobody awaits it: what it raises would be in no log as long as the process runs."""
-    try:
-        await coroutine
-    except Exception:
-        log.exception("background_task_failed")
+def _told(task: asyncio.Task[None]) -> None:
+    """Nobody awaits it: what it raised would be in no log as long as the process runs."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("background_task_failed", exc_info=error)
 
 
 def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
