@@ -10,9 +10,10 @@ import pytest
 
 from servers import RedisServer, running
 from service import limits
+from service import redis as optional
 from service.errors import Unavailable
 from service.limits import Limit, LimitReached, Limits
-from service.redis import open_redis
+from service.redis import OptionalRedis, open_redis
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +24,10 @@ QUICK = Limit("test", at_once=3, every_seconds=0.5)
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Limits]:
-    async with open_redis(settings) as redis:
-        counting = Limits(settings, redis)
-        yield counting
-        await counting.close()
+    async with open_redis(settings) as client:
+        redis = OptionalRedis(client, settings.redis_timeout_seconds)
+        yield Limits(settings, redis)
+        await redis.close()
 
 
 def away(redis_url: str = "redis://127.0.0.1:9/0") -> Settings:
@@ -161,19 +162,20 @@ async def test_redis_holds_no_subject_and_nothing_for_ever(shared_redis: RedisSe
     shared_redis.flush()
     settings = away(shared_redis.url)
     async with open_redis(settings) as redis:
-        counting = Limits(settings, redis)
+        counting = Limits(settings, OptionalRedis(redis, 1))
         await try_it(counting, subject="ada@example.org")
         (key,) = await redis.keys("*")
         assert b"ada" not in key
         assert 0 < await redis.pttl(key) <= 60_000
-        other = Limits(settings.model_copy(update={"secret_key": away().secret_key}), redis)
+        secret = {"secret_key": away().secret_key}
+        other = Limits(settings.model_copy(update=secret), OptionalRedis(redis, 1))
         assert key.endswith(other._digest(SLOW.name, "ada@example.org")[:16].hex().encode())
 
 
 async def test_an_event_is_one_round_trip(shared_redis: RedisServer) -> None:
     settings = away(shared_redis.url)
     async with open_redis(settings) as redis:
-        counting = Limits(settings, redis)
+        counting = Limits(settings, OptionalRedis(redis, 1))
         await try_it(counting)
         before = (await redis.info("commandstats"))["cmdstat_eval"]["calls"]
         await try_it(counting)
@@ -217,7 +219,7 @@ async def test_many_at_once_wait_for_a_frozen_redis_no_longer_than_one(
 async def test_redis_counts_again_once_it_is_back(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(limits, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(optional, "PAUSE_SECONDS", 0.05)
     server = RedisServer(tmp_path / "redis")
     async with opened(away(server.url)) as counting:
         for _ in range(4):
@@ -225,8 +227,8 @@ async def test_redis_counts_again_once_it_is_back(
             await asyncio.sleep(0.06)
         with running(server):
             assert await try_it(counting)
-    said = [line["message"] for line in log_lines if line["logger"] == "service.limits"]
-    assert said == ["limits_without_redis", "limits_with_redis"]
+    said = [line["message"] for line in log_lines if line["logger"] == "service.redis"]
+    assert said == ["redis_away", "redis_back"]
 
 
 async def test_the_memory_of_a_process_is_bounded() -> None:

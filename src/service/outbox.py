@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import String, Text, delete, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -37,10 +36,9 @@ async def post(
     resources: Resources, session: AsyncSession, *, key: str, to: str, subject: str, text: str
 ) -> None:
     """Send a mail once the session commits; a second one with the same key is not sent."""
-    insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
     created_at = datetime.now(UTC)
     values = {"key": key, "recipient": to, "subject": subject, "text": text}
-    statement = insert(Mail).values(**values, created_at=created_at)
+    statement = resources.database.insert(Mail).values(**values, created_at=created_at)
     added = await session.execute(statement.on_conflict_do_nothing().returning(Mail.key))
     if added.scalar_one_or_none() is not None:
         await resources.jobs.enqueue(session, DELIVER, key=key)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends
-from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
 from service import metrics
@@ -24,7 +23,7 @@ from service.jobs import Jobs
 from service.limits import Limits
 from service.mail import Mailer
 from service.middleware import RequestLayer
-from service.redis import is_stand_in, open_heartbeat, open_redis
+from service.redis import OptionalRedis, is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.system import disk_usage
@@ -48,7 +47,7 @@ class Resources:
 
     settings: Settings
     database: Database
-    redis: Redis
+    redis: OptionalRedis
     limits: Limits
     cache: Cache
     storage: Storage
@@ -106,10 +105,10 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
         )
 
-        limits = Limits(settings, redis)
-        stack.push_async_callback(limits.close)
-        shared = None if is_stand_in(settings) else redis
-        cache = Cache(shared, settings.redis_timeout_seconds)
+        optional = OptionalRedis(redis, settings.redis_timeout_seconds)
+        stack.push_async_callback(optional.close)
+        limits = Limits(settings, optional)
+        cache = Cache(None if is_stand_in(settings) else optional)
 
         storage = await stack.enter_async_context(open_storage(settings))
         disk = InThread(partial(check_disk, settings))
@@ -130,7 +129,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
-        yield Resources(settings, database, redis, limits, cache, storage, mailer, jobs, gate)
+        yield Resources(settings, database, optional, limits, cache, storage, mailer, jobs, gate)
 
 
 def check_disk(settings: Settings) -> None:
