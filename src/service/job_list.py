@@ -18,6 +18,7 @@ FAILED_KEPT = timedelta(days=30)
 EXPIRY_SECONDS = 24 * 3600
 BATCH = 1000
 
+
 @dataclass(frozen=True)
 class ListedJob:
     """`at` is when it failed, or when it is to run; None: at once. `attempts` are those used up."""
