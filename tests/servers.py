@@ -9,6 +9,8 @@ import glob
 import json
 import os
 import pwd
+import random
+import re
 import shutil
 import signal
 import socket
@@ -25,12 +27,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
+OWN_PORTS = (15_000, 32_000)  # below those of /proc/sys/net/ipv4/ip_local_port_range
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that nobody is given before it is bound.
+
+    Not one that the kernel would choose: any connection to anywhere may be given that meanwhile.
+    """
+    while True:
+        port = random.randrange(*OWN_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def end_with_parent() -> None:
@@ -52,6 +61,12 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 10, every: floa
 def find_program(name: str, *more: str) -> str | None:
     """A program from PATH or from where Debian keeps it."""
     candidates = [shutil.which(name), *more]
+    return next((path for path in candidates if path and os.path.exists(path)), None)
+
+
+def docker_program() -> str | None:
+    """The distribution's first: another one in PATH may be a wrapper."""
+    candidates = ("/usr/bin/docker", shutil.which("docker"))
     return next((path for path in candidates if path and os.path.exists(path)), None)
 
 
@@ -331,6 +346,9 @@ class Web:
             )
         if wait is not None:
             wait_until(lambda: self.status(wait) == 200, seconds=20)
+            # One worker answers: what is sent to all of them next is to find all of them.
+            workers = int(self.variables()["WEB_CONCURRENCY"])
+            wait_until(lambda: len(self.beating()) == workers, seconds=20)
         return self
 
     @property
@@ -357,6 +375,14 @@ class Web:
             return self.get(path, timeout=timeout).status_code
         except httpx.HTTPError:
             return 0
+
+    def metrics(self) -> str:
+        return self.get("/metrics").text
+
+    def beating(self) -> set[int]:
+        """The workers that have begun and whose heart beats."""
+        beats = re.findall(r'heartbeat[^ ]*pid="([0-9]+)"', self.metrics())
+        return set(map(int, beats))
 
     def workers(self) -> list[int]:
         assert self.process is not None

@@ -19,9 +19,17 @@ from typing import Any
 
 import httpx2 as httpx
 
-from servers import ROOT, clean_environment, end_with_parent, free_port, require, wait_until
+from servers import (
+    ROOT,
+    clean_environment,
+    docker_program,
+    end_with_parent,
+    free_port,
+    require,
+    wait_until,
+)
 
-DOCKER = "docker"
+DOCKER = docker_program() or "docker"
 COMPOSE_FILES = {"development": "compose.yaml", "production": "compose.production.yaml"}
 PASSWORD = "correct horse battery staple"
 

@@ -306,7 +306,6 @@ def test_what_was_running_when_all_processes_were_killed_is_done_after_the_start
 def test_several_web_workers_share_the_jobs(make_web: Callable[..., Web], tmp_path: Path) -> None:
     with mail_server() as server:
         web, settings = embedded_web(make_web, tmp_path, server.port, WEB_CONCURRENCY="2")
-        wait_until(lambda: len(web.workers()) == 2)
         names = [f"user-{number}" for number in range(12)]
         for name in names:
             register(web, name)

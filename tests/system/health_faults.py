@@ -80,6 +80,9 @@ class Service(Web):
         except (OSError, http.client.HTTPException):
             return 0
 
+    def metrics(self) -> str:
+        return self.probe("/metrics").body.decode()
+
     def first(self, path: str, status: int, *, seconds: float = 5) -> Answer:
         """The first answer with a status. Raises TimeoutError."""
 

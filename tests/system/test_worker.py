@@ -58,6 +58,11 @@ class Rig:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.rpartition(" ")[0] for line in lines]
 
+    def process_of(self, note: str) -> int:
+        """The id of the process that noted this."""
+        lines = (self.directory / "notes").read_text().splitlines()
+        return next(int(pid) for said, _, pid in (x.rpartition(" ") for x in lines) if said == note)
+
     def wait_for_note(self, note: str, *, seconds: float = 20) -> None:
         wait_until(lambda: note in self.notes, seconds=seconds)
 
@@ -157,36 +162,49 @@ def test_a_job_of_a_newer_release_waits_for_it(rig: Rig) -> None:
     worker.wait_for("job_unknown")
     rig.enqueue("test.record", name="x")
     rig.wait_for_note("ran x 1")
-    assert rig.jobs()[0] == "test.of-a-newer-release|todo|0"
+    wait_until(lambda: rig.jobs() == ["test.of-a-newer-release|todo|0"])
 
 
 def test_a_scheduled_task_runs_once_however_many_workers_there_are(rig: Rig) -> None:
     for _ in range(2):
         rig.worker(EVERY_SECONDS="1")
-    began = time.monotonic()
-    time.sleep(5)
-    ran = rig.notes.count("ran None 1")
-    assert 3 <= ran <= time.monotonic() - began + 2
-    rig.stop()
-    time.sleep(3)
-    assert len(rig.jobs()) <= 1  # nothing piles up while nobody works
+    before, began = rig.notes.count("ran None 1"), time.monotonic()
+    wait_until(lambda: rig.notes.count("ran None 1") >= before + 6, seconds=60)
+    # Each to itself, they would have taken half the time.
+    assert time.monotonic() - began > 6 - 2
 
 
 def test_another_worker_finishes_the_job_of_one_that_was_killed(rig: Rig) -> None:
-    first = rig.worker()
-    rig.enqueue("test.last", name="x", seconds=0.5)
+    """Ten seconds are the promise. It had most of its work still before it."""
+    for _ in range(2):
+        rig.worker()
+    rig.enqueue("test.last", name="x", seconds=5)
     rig.wait_for_note("began x 1")
-    first.stop(signal.SIGKILL)
     killed_at = time.monotonic()
-    rig.worker()
-    rig.wait_for_note("ended x 2", seconds=15)
+    os.kill(rig.process_of("began x 1"), signal.SIGKILL)
+    rig.wait_for_note("began x 2")
     assert time.monotonic() - killed_at < 10
     rig.wait_until_done()
+    assert rig.notes == ["began x 1", "began x 2", "ended x 2"]
+
+
+def test_so_many_jobs_run_at_once_as_are_allowed(rig: Rig) -> None:
+    for name in "abcd":
+        rig.enqueue("test.last", name=name, seconds=4)
+    rig.worker(JOB_CONCURRENCY="3")
+    wait_until(lambda: len(rig.notes) == 3)
+    assert rig.jobs() == ["test.last|doing|0"] * 3 + ["test.last|todo|0"]
+    rig.wait_until_done()
+    running = most = 0
+    for note in rig.notes:
+        running += 1 if note.startswith("began") else -1
+        most = max(most, running)
+    assert most == 3
 
 
 def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
     worker = rig.worker(JOB_CONCURRENCY="1")
-    rig.enqueue("test.last", name="x", seconds=1.5)
+    rig.enqueue("test.last", name="x", seconds=4)
     rig.wait_for_note("began x 1")
     rig.enqueue("test.record", name="y")
     assert worker.stop(signal.SIGTERM) == 0
@@ -198,52 +216,46 @@ def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
 def test_a_worker_says_that_it_drains_while_its_jobs_end(rig: Rig) -> None:
     port = free_port()
     worker = rig.worker(WORKER_BIND=f"127.0.0.1:{port}")
-    rig.enqueue("test.last", name="x", seconds=2)
+    rig.enqueue("test.last", name="x", seconds=4)
     rig.wait_for_note("began x 1")
     worker.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    assert "draining" in httpx.get(f"http://127.0.0.1:{port}/health/ready").text
+    wait_until(lambda: "draining" in httpx.get(f"http://127.0.0.1:{port}/health/ready").text)
     assert worker.stop(signal.SIGTERM) == 0
     assert rig.notes == ["began x 1", "ended x 1"]
 
 
 def test_sigterm_ends_an_idle_worker_at_once(rig: Rig) -> None:
-    worker = rig.worker()
-    began = time.monotonic()
-    assert worker.stop(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 3
+    """It has a minute for jobs, and needs none of it."""
+    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="60")
+    assert worker.stop(signal.SIGTERM, seconds=10) == 0
 
 
 def test_a_job_longer_than_the_grace_period_is_handed_back(rig: Rig) -> None:
     """Without using up an attempt, of which the job has two."""
     rig.enqueue("test.last", name="x", seconds=60)
     for count in (1, 2):
-        worker = rig.worker(SHUTDOWN_GRACE_SECONDS="2", SHUTDOWN_DRAIN_SECONDS="0")
+        worker = rig.worker(SHUTDOWN_GRACE_SECONDS="6", SHUTDOWN_DRAIN_SECONDS="0")
         wait_until(lambda count=count: rig.notes == ["began x 1"] * count)
-        began = time.monotonic()
-        assert worker.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - began < 4
+        assert worker.stop(signal.SIGTERM) == 0, "which it is not after the grace period"
         assert worker.lines("job_handed_back")
         assert rig.jobs() == ["test.last|todo|0"]
 
 
 def test_a_thread_that_computes_does_not_keep_the_worker_from_ending(rig: Rig) -> None:
-    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="2", SHUTDOWN_DRAIN_SECONDS="0")
+    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="4", SHUTDOWN_DRAIN_SECONDS="0")
     rig.enqueue("test.block", name="x", seconds=60)
     rig.wait_for_note("blocks x 1")
-    began = time.monotonic()
-    assert worker.stop(signal.SIGTERM) == 1
-    assert time.monotonic() - began < 5
+    assert worker.stop(signal.SIGTERM, seconds=15) == 1
     assert rig.jobs() == ["test.block|todo|0"]
 
 
 def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) -> None:
     frozen = rig.worker()
-    rig.enqueue("test.last", name="x", seconds=1)
+    rig.enqueue("test.last", name="x", seconds=3)
     rig.wait_for_note("began x 1")
     frozen.send_signal(signal.SIGSTOP)
     rig.worker()
-    rig.enqueue("test.last", name="y", seconds=8)
+    rig.enqueue("test.last", name="y", seconds=90)
     rig.wait_for_note("began x 2", seconds=15)
     frozen.send_signal(signal.SIGCONT)
     rig.wait_for_note("ended x 1")
@@ -257,7 +269,7 @@ def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) 
 def test_a_late_end_does_not_remove_the_job_from_under_who_runs_it_now(rig: Rig) -> None:
     """The one that took it over may still die, and then a third has to find it."""
     frozen = rig.worker()
-    rig.enqueue("test.last", name="x", seconds=1)
+    rig.enqueue("test.last", name="x", seconds=4)
     rig.wait_for_note("began x 1")
     frozen.send_signal(signal.SIGSTOP)
     second = rig.worker()
