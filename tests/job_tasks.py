@@ -12,6 +12,7 @@ from typing import Any
 
 import service.media.tasks
 import service.schedule
+import service.storage
 import service.tasks
 from service.__main__ import main
 from service.errors import Unavailable
@@ -95,12 +96,25 @@ def inspect_as_told() -> None:
     service.media.tasks.inspect = slowly
 
 
+def die_deleting() -> None:
+    """Be killed as soon as one object is deleted."""
+    delete = service.storage.Storage.delete
+
+    async def delete_and_die(self: Any, key: str) -> None:
+        await delete(self, key)
+        os.kill(os.getpid(), 9)
+
+    service.storage.Storage.delete = delete_and_die
+
+
 if __name__ == "__main__":
     service.tasks.TASKS.update(TASKS)
     hurried = replace(service.tasks.TASKS[PROCESS], first_delay_seconds=0.1)
     service.tasks.TASKS[PROCESS] = hurried
     if "INSPECT_SECONDS" in os.environ:
         inspect_as_told()
+    if "DIE_DELETING" in os.environ:
+        die_deleting()
     if "EVERY_SECONDS" in os.environ:
         service.schedule.LOOK_SECONDS = 0.05
         every_seconds = float(os.environ["EVERY_SECONDS"])
