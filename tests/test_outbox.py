@@ -252,4 +252,4 @@ async def test_a_request_does_not_wait_for_a_mail_server_that_hangs(
         async with client_of(create_app(settings)) as client:
             began = time.monotonic()
             assert (await client.post("/api/accounts", json=body)).status_code == 202
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < settings.mail_timeout_seconds

@@ -86,6 +86,7 @@ def distributed(
         environment = {
             "DATABASE_URL": shared_postgresql.new_database(),
             "REDIS_URL": shared_redis.url,
+            "REDIS_TIMEOUT_SECONDS": "5",
             "MAIL_SERVER": "127.0.0.1",
             "MAIL_PORT": str(mail.port),
             "MAIL_USE_TLS": "false",

@@ -23,7 +23,7 @@ from traffic import Traffic
 MakeWeb = Callable[..., Web]
 Environment = dict[str, str]
 CANARY = "Kanarienvogel-in-the-coal-mine"
-LONG_DRAIN = {"SHUTDOWN_DRAIN_SECONDS": "1.5", "SHUTDOWN_GRACE_SECONDS": "10"}
+LONG_DRAIN = {"SHUTDOWN_DRAIN_SECONDS": "3", "SHUTDOWN_GRACE_SECONDS": "10"}
 
 
 def has_ended(pid: int) -> bool:
@@ -374,7 +374,7 @@ def test_new_requests_are_served_while_draining(
     signalled = time.monotonic()
     wait_until(lambda: len(web.events("worker_draining")) == 2)
     served = 0
-    while time.monotonic() - signalled < 1.3:
+    while time.monotonic() - signalled < 2:
         with Conversation(web.port) as conversation:
             status, headers = conversation.ask()
             assert (status, headers["connection"]) == (200, "close")
