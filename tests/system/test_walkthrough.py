@@ -89,7 +89,8 @@ def test_each_upload_is_told_of_once_and_under_its_request(person: Person) -> No
 
 def assert_logged(deployment: Deployment, item: dict[str, Any]) -> None:
     """That the worker's lines about an upload carry the id of its request."""
-    (event,) = deployment.events(message="media_processed", media_id=item["id"])
+    processed = {"message": "media_processed", "media_id": item["id"]}
+    (event,) = wait_until(lambda: deployment.events(**processed))
     request_id = f"request-of-{item['filename']}"
     assert event["request_id"] == request_id
     wait_until(lambda: done(deployment, request_id) == {"media.process", "mail.deliver"})
