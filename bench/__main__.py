@@ -27,6 +27,7 @@ def main(names: list[str]) -> int:
             all_of_them = {
                 "trivial": lambda: requests.trivial(*servers),
                 "me": lambda: requests.who_am_i(*servers),
+                "list": lambda: requests.list_items(*servers),
                 "proxy": lambda: proxy.proxy(*servers),
                 "probes": lambda: process.probes(directory),
                 "memory": lambda: process.memory(*servers),

@@ -4,7 +4,10 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2 as httpx
+
 from bench.account import Bearer
+from bench.items import insert_items
 from bench.load import Load, run
 from bench.table import Row
 from servers import Postgresql, RedisServer, Web, run_service, running
@@ -51,6 +54,13 @@ def web_for_bench(directory: Path, app: str, environment: dict[str, str]) -> Web
     return Web(directory, common | environment, arguments=(f"bench.apps:{app}()",))
 
 
+def migrate(web: Web) -> None:
+    """Make the tables in the database of a service that does not run yet."""
+    web.directory.mkdir(parents=True)
+    migrated = run_service("migrate", environment=web.variables(), cwd=web.directory)
+    assert migrated.returncode == 0, migrated.stderr
+
+
 def trivial(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """A trivial JSON route in the whole service against the same in a bare FastAPI."""
     environment = {"DATABASE_URL": postgresql.new_database(), "REDIS_URL": redis.url}
@@ -67,27 +77,48 @@ def trivial(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list
 
 def who_am_i(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """`GET /api/accounts/me` against one query by asyncpg behind raw ASGI."""
-    url = postgresql.new_database()
-    bearer = Bearer()
-    environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "BENCH_TOKEN_DIGEST": bearer.digest}
-    full = web_for_bench(directory / "me", "full", environment)
-    raw = web_for_bench(directory / "raw", "raw_query", environment)
-    full.directory.mkdir(parents=True)
-    migrated = run_service("migrate", environment=full.variables(), cwd=full.directory)
-    assert migrated.returncode == 0, migrated.stderr
-    bearer.insert(postgresql, url)
-    with running(full), running(raw, wait="/"):
-        assert full.get("/api/accounts/me", headers={"Authorization": bearer.header}).is_success
-        me = f"{full.url}/api/accounts/me"
-        headers = (f"Authorization: {bearer.header}",)
-        pairs = _pairs(
-            lambda: run(
-                me,
-                seconds=SECONDS,
-                connections=CONNECTIONS,
-                headers=headers,
-            ),
-            lambda: run(raw.url + "/", seconds=SECONDS, connections=CONNECTIONS),
-            ROUNDS,
-        )
+    pair = _Authenticated(directory, postgresql, redis, "/api/accounts/me", "raw_query")
+    with running(pair.full), running(pair.raw):
+        assert pair.get(pair.full).is_success
+        pairs = pair.measure()
     return _rows("GET /api/accounts/me / raw asyncpg", pairs, 0.30, None)
+
+
+def list_items(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
+    """`GET /api/media` with 20 items against the same two statements by asyncpg, and the same bytes
+    by orjson, behind raw ASGI."""
+    pair = _Authenticated(directory, postgresql, redis, "/api/media", "raw_list")
+    insert_items(postgresql, pair.url, pair.bearer)
+    with running(pair.full), running(pair.raw):
+        ours, theirs = pair.get(pair.full).content, pair.get(pair.raw).content
+        assert ours == theirs, f"{ours!r} and {theirs!r}"
+        pairs = pair.measure()
+    return _rows("GET /api/media, 20 items / raw asyncpg and orjson", pairs, 0.35, None)
+
+
+class _Authenticated:
+    """A path of the service and a rival of `bench.apps`, on one migrated database with a token."""
+
+    def __init__(
+        self, directory: Path, postgresql: Postgresql, redis: RedisServer, path: str, rival: str
+    ) -> None:
+        self.url = postgresql.new_database()
+        self.bearer = Bearer()
+        environment = {"DATABASE_URL": self.url, "REDIS_URL": redis.url}
+        environment["BENCH_TOKEN_DIGEST"] = self.bearer.digest
+        self.full = web_for_bench(directory / f"{rival}-full", "full", environment)
+        self.raw = web_for_bench(directory / rival, rival, environment)
+        self.path = path
+        migrate(self.full)
+        self.bearer.insert(postgresql, self.url)
+
+    def get(self, web: Web) -> httpx.Response:
+        return web.get(self.path, headers={"Authorization": self.bearer.header})
+
+    def measure(self) -> list[tuple[Load, Load]]:
+        return _pairs(lambda: self._load(self.full), lambda: self._load(self.raw), ROUNDS)
+
+    def _load(self, web: Web) -> Load:
+        headers = (f"Authorization: {self.bearer.header}",)
+        url = web.url + self.path
+        return run(url, seconds=SECONDS, connections=CONNECTIONS, headers=headers)
