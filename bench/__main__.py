@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 def main(names: list[str]) -> int:
     """Run all benchmarks, or those named. Returns 1 where a bound is missed."""
-    from bench import enumeration, process, proxy, public, requests
+    from bench import enumeration, jobs, process, proxy, public, requests
     from bench.table import Row, show, write
     from servers import Postgresql, RedisServer, running
 
@@ -30,6 +30,7 @@ def main(names: list[str]) -> int:
                 "list": lambda: requests.list_items(*servers),
                 "proxy": lambda: proxy.proxy(*servers),
                 "public": lambda: public.public(*servers),
+                "jobs": lambda: jobs.jobs(*servers),
                 "probes": lambda: process.probes(directory),
                 "memory": lambda: process.memory(*servers),
                 "startup": lambda: process.startup(*servers),

@@ -1,4 +1,4 @@
-"""Items of the media library, as if they had been uploaded and processed."""
+"""Items of the media library that nobody had to upload."""
 
 from bench.account import Bearer
 from servers import Postgresql
@@ -18,3 +18,19 @@ def insert_items(postgresql: Postgresql, url: str, bearer: Bearer) -> None:
         f" WHERE t.digest = '\\x{bearer.digest}'; ANALYZE",
         url.rpartition("/")[2],
     )
+
+
+def insert_received(
+    postgresql: Postgresql, url: str, bearer: Bearer, count: int, size: int
+) -> list[str]:
+    """Add items that were just received, of `size` bytes each; their ids, as in storage keys."""
+    found = postgresql.psql(
+        "WITH added AS (INSERT INTO media_items (id, account_id, title, filename, public, size,"
+        " status, progress, attempt, has_thumbnail, created_at, updated_at)"
+        f" SELECT gen_random_uuid(), t.account_id, 'Sunrise', 'sunrise.jpg', false, {size},"
+        f" 'received', 0, 0, false, now(), now() FROM tokens t, generate_series(1, {count})"
+        f" WHERE t.digest = '\\x{bearer.digest}' RETURNING id)"
+        " SELECT replace(id::text, '-', '') FROM added",
+        url.rpartition("/")[2],
+    )
+    return found.split()
