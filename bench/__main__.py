@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 def main(names: list[str]) -> int:
     """Run all benchmarks, or those named. Returns 1 where a bound is missed."""
-    from bench import enumeration, jobs, process, proxy, public, requests
+    from bench import enumeration, jobs, process, proxy, public, requests, uploads
     from bench.table import Row, show, write
     from servers import Postgresql, RedisServer, running
 
@@ -35,6 +35,7 @@ def main(names: list[str]) -> int:
                 "memory": lambda: process.memory(*servers),
                 "startup": lambda: process.startup(*servers),
                 "upload": lambda: process.upload(*servers),
+                "reads_during_uploads": lambda: uploads.reads_during_uploads(*servers),
                 "enumeration": lambda: enumeration.enumeration(*servers),
             }
             rows: list[Row] = []
