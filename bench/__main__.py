@@ -1,4 +1,4 @@
-"""`make bench`: every figure, as a table and in bench/results.json. Takes about eight minutes."""
+"""`make bench`: every figure, as a table and in bench/results.json. Takes about eleven minutes."""
 
 import os
 import sys

@@ -29,10 +29,10 @@ def proxy(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[R
     ]
 
 
-def measured_nginx(directory: Path, kind: str) -> Nginx:
-    """nginx as it ships, with one process, and limits that a benchmark does not reach."""
+def measured_nginx(directory: Path, kind: str, processes: str = "1") -> Nginx:
+    """nginx as it ships, but for its processes, and limits that a benchmark does not reach."""
     directory.mkdir(parents=True)
-    environment = {**RATES, "WORKER_PROCESSES": "1"}
+    environment = {**RATES, "WORKER_PROCESSES": processes}
     return Nginx(directory / "nginx", kind, environment, BURSTS, name="localhost")
 
 

@@ -19,7 +19,7 @@ from nginx import available
 from servers import Postgresql, RedisServer, running, wait_until
 
 ROUNDS = 5
-SECONDS = 4
+SECONDS = 3
 UPLOADERS = 8
 READERS = 8
 EVERY_SECONDS = 0.04  # each reader
@@ -50,7 +50,7 @@ def reads_during_uploads(directory: Path, postgresql: Postgresql, redis: RedisSe
         rows = [_row("the app alone", clients, received)]
     if not available(KIND):
         return rows
-    nginx = measured_nginx(directory / "reads-nginx", KIND)
+    nginx = measured_nginx(directory / "reads-nginx", KIND, "auto")
     with running(web_behind(nginx, environment), wait=None), running(nginx):
         wait_until(lambda: nginx.ask("/").is_success)
         tls = {"timeout": 30, "context": nginx.tls()}
