@@ -15,8 +15,9 @@ import httpx2 as httpx
 import psutil
 
 from bench.account import Bearer
+from bench.requests import migrate
 from bench.table import Row
-from servers import Postgresql, RedisServer, Web, run_service, running, wait_until
+from servers import Postgresql, RedisServer, Web, running, wait_until
 
 CALLS = 20_000
 UPLOAD_BYTES = 16 * 1024 * 1024
@@ -146,8 +147,7 @@ def upload(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[
     url = postgresql.new_database()
     environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "ACCESS_LOG": "false"}
     web = Web(directory / "upload", environment)
-    web.directory.mkdir(parents=True)
-    run_service("migrate", environment=web.variables(), cwd=web.directory)
+    migrate(web)
     bearer = Bearer()
     bearer.insert(postgresql, url)
     path = directory / "16MiB.bin"
