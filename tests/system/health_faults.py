@@ -83,7 +83,7 @@ class Service(Web):
     def metrics(self) -> str:
         return self.probe("/metrics").body.decode()
 
-    def first(self, path: str, status: int, *, seconds: float = 5) -> Answer:
+    def first(self, path: str, status: int, *, seconds: float = 20) -> Answer:
         """The first answer with a status. Raises TimeoutError."""
 
         def answered() -> Answer | None:

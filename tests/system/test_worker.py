@@ -63,7 +63,7 @@ class Rig:
         lines = (self.directory / "notes").read_text().splitlines()
         return next(int(pid) for said, _, pid in (x.rpartition(" ") for x in lines) if said == note)
 
-    def wait_for_note(self, note: str, *, seconds: float = 20) -> None:
+    def wait_for_note(self, note: str, *, seconds: float = 60) -> None:
         wait_until(lambda: note in self.notes, seconds=seconds)
 
     def jobs(self) -> list[str]:
@@ -71,7 +71,7 @@ class Rig:
         sql = "SELECT task_name, status, attempts FROM procrastinate_jobs ORDER BY id"
         return self.psql(sql).splitlines()
 
-    def wait_until_done(self, *, seconds: float = 20) -> None:
+    def wait_until_done(self, *, seconds: float = 60) -> None:
         wait_until(lambda: self.jobs() == [], seconds=seconds)
 
     def stop(self) -> None:
@@ -99,8 +99,8 @@ def own_rig(own_postgresql: Postgresql, tmp_path: Path) -> Iterator[Rig]:
 def test_a_job_runs_and_is_gone(rig: Rig) -> None:
     rig.worker()
     rig.enqueue("test.record", name="Ünïcødé-☃-𝄞")
-    rig.wait_for_note("ran Ünïcødé-☃-𝄞 1", seconds=5)
-    rig.wait_until_done(seconds=5)
+    rig.wait_for_note("ran Ünïcødé-☃-𝄞 1")
+    rig.wait_until_done()
 
 
 def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
@@ -137,7 +137,7 @@ def test_a_job_that_kills_its_workers_is_given_up(rig: Rig) -> None:
     for _ in range(2):
         worker = rig.worker(ready=False)
         assert worker.process is not None
-        assert worker.process.wait(20) == -signal.SIGKILL
+        assert worker.process.wait(60) == -signal.SIGKILL
     rig.worker()
     wait_until(lambda: rig.jobs() == ["test.die|failed|3"])
     assert rig.notes == ["dies x 1", "dies x 2", "gave-up x JobAbandoned"]
@@ -245,7 +245,7 @@ def test_a_thread_that_computes_does_not_keep_the_worker_from_ending(rig: Rig) -
     worker = rig.worker(SHUTDOWN_GRACE_SECONDS="4", SHUTDOWN_DRAIN_SECONDS="0")
     rig.enqueue("test.block", name="x", seconds=60)
     rig.wait_for_note("blocks x 1")
-    assert worker.stop(signal.SIGTERM, seconds=15) == 1
+    assert worker.stop(signal.SIGTERM) == 1
     assert rig.jobs() == ["test.block|todo|0"]
 
 
@@ -256,7 +256,7 @@ def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) 
     frozen.send_signal(signal.SIGSTOP)
     rig.worker()
     rig.enqueue("test.last", name="y", seconds=90)
-    rig.wait_for_note("began x 2", seconds=15)
+    rig.wait_for_note("began x 2")
     frozen.send_signal(signal.SIGCONT)
     rig.wait_for_note("ended x 1")
     rig.wait_for_note("ended x 2")
@@ -273,13 +273,13 @@ def test_a_late_end_does_not_remove_the_job_from_under_who_runs_it_now(rig: Rig)
     rig.wait_for_note("began x 1")
     frozen.send_signal(signal.SIGSTOP)
     second = rig.worker()
-    rig.wait_for_note("began x 2", seconds=15)
+    rig.wait_for_note("began x 2")
     second.send_signal(signal.SIGSTOP)
     frozen.send_signal(signal.SIGCONT)
     frozen.wait_for("job_was_taken_over")
     assert rig.jobs()[0].startswith("test.last|")
     second.stop(signal.SIGKILL)
-    rig.wait_for_note("gave-up x JobAbandoned", seconds=15)
+    rig.wait_for_note("gave-up x JobAbandoned")
 
 
 def test_a_job_whose_end_could_not_be_recorded_is_not_stuck(rig: Rig) -> None:
@@ -363,7 +363,7 @@ def test_an_upload_whose_worker_was_lost_has_one_effect_and_one_mail(
     rig.wait_for_note("inspects")
     lost.send_signal(number)
     other = rig.worker(**environment)
-    wait_until(lambda: rig.notes.count("inspects") == 2, seconds=15)
+    wait_until(lambda: rig.notes.count("inspects") == 2)
     if number == signal.SIGSTOP:
         lost.send_signal(signal.SIGCONT)
         lost.wait_for("attempt_superseded")
@@ -402,7 +402,7 @@ def test_a_worker_outlives_a_restart_of_postgresql(
     assert lines_while_away < 12, worker.log
     own_postgresql.start()
     own_rig.enqueue("test.record", name="after")
-    own_rig.wait_for_note("ran after 1", seconds=15)
+    own_rig.wait_for_note("ran after 1")
     assert worker.process is not None
     assert worker.process.poll() is None
 
@@ -416,7 +416,7 @@ def test_a_job_that_runs_while_postgresql_restarts_is_done_once_more_or_once(
     own_postgresql.stop()
     own_rig.wait_for_note("ended x 1")
     own_postgresql.start()
-    own_rig.wait_until_done(seconds=30)
+    own_rig.wait_until_done()
 
 
 def test_a_worker_waits_for_postgresql_to_come(own_rig: Rig, own_postgresql: Postgresql) -> None:
