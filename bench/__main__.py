@@ -31,7 +31,7 @@ def main(names: list[str]) -> int:
                 "probes": lambda: process.probes(directory),
                 "memory": lambda: process.memory(*servers),
                 "startup": lambda: process.startup(*servers),
-                "upload": lambda: process.upload(*servers),
+                "upload": lambda: process.upload(*servers),  # media
                 "enumeration": lambda: enumeration.enumeration(*servers),
             }
             rows: list[Row] = []

@@ -80,6 +80,7 @@ TASKS = by_name(
 )
 
 
+# media: from here
 def inspect_as_told() -> None:
     """Make the inspection of uploads take INSPECT_SECONDS, or fail where that is below zero."""
     seconds = float(os.environ["INSPECT_SECONDS"])
@@ -95,12 +96,17 @@ def inspect_as_told() -> None:
     service.media.tasks.inspect = slowly
 
 
+# media: to here
+
+
 if __name__ == "__main__":
     service.tasks.TASKS.update(TASKS)
+    # media: from here
     hurried = replace(service.tasks.TASKS[PROCESS], first_delay_seconds=0.1)
     service.tasks.TASKS[PROCESS] = hurried
     if "INSPECT_SECONDS" in os.environ:
         inspect_as_told()
+    # media: to here
     if "EVERY_SECONDS" in os.environ:
         service.schedule.LOOK_SECONDS = 0.05
         every_seconds = float(os.environ["EVERY_SECONDS"])

@@ -28,7 +28,7 @@ from servers import (
 )
 
 PASSWORD = "correct horse battery staple"
-PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)
+PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 PATIENCE_SECONDS = 60
 
 
@@ -165,6 +165,7 @@ class Person:
             self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         return answer.status_code
 
+    # media: from here
     def upload(self, content: bytes, name: str) -> dict[str, Any]:
         """Upload a file in a request with an id of its own."""
         request_id = f"request-of-{name}"
@@ -183,6 +184,8 @@ class Person:
 
         found: dict[str, Any] = wait_until(ended, seconds=PATIENCE_SECONDS, every=0.1)
         return found
+
+    # media: to here
 
 
 @pytest.fixture
@@ -206,6 +209,7 @@ def test_from_registration_to_logout(person: Person) -> None:
     assert person.log_in() == 200
     assert client.get("/api/accounts/me").json()["email"] == person.email
 
+    # media: from here
     item = person.upload(PHOTO, "photo.jpg")
     ready = person.wait_for(item)
     assert (ready["status"], ready["content_type"]) == ("ready", "image/jpeg")
@@ -215,6 +219,7 @@ def test_from_registration_to_logout(person: Person) -> None:
     thumbnail = client.get(ready["thumbnail_url"])
     assert thumbnail.headers["content-type"] == "image/webp"
     assert thumbnail.content[8:12] == b"WEBP"
+    # media: to here
 
     assert client.post("/logout").status_code == 204
     assert client.get("/api/accounts/me").status_code == 401
@@ -258,6 +263,7 @@ def test_a_new_password_by_mail_ends_a_stolen_login_and_a_key(person: Person) ->
     person.deployment.letter(person.email, "Your password was changed")
 
 
+# media: from here
 def test_each_upload_is_told_of_once_and_under_its_request(person: Person) -> None:
     confirm_through_the_api(person)
     person.log_in()
@@ -288,3 +294,6 @@ def done(deployment: Deployment, request_id: str) -> set[str]:
     """The tasks that were done for a request; the mail may be told of before what it is about."""
     events = deployment.events(message="job_done", request_id=request_id)
     return {event["task"] for event in events}
+
+
+# media: to here
