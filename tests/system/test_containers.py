@@ -439,8 +439,10 @@ def test_a_certificate_is_exchanged_without_a_restart(production: Stack) -> None
 
 
 def test_a_backup_is_restored_into_an_empty_stack(production: Stack, ada: Person) -> None:
+    # media: from here
     with production.client() as client:
-        item = Person(client, ada.email, ada.token).upload("backed-up.jpg", PHOTO)  # media
+        item = Person(client, ada.email, ada.token).upload("backed-up.jpg", PHOTO)
+    # media: to here
     made = production.make("backup", "STACK=production").stdout
     backup = re.search(r"backups/\d{8}T\d{6}Z", made)
     assert backup, made
