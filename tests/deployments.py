@@ -125,6 +125,7 @@ class Person:
             self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         return answer.status_code
 
+    # media: from here
     def upload(self, content: bytes, name: str) -> dict[str, Any]:
         """Upload a file in a request with an id of its own."""
         request_id = f"request-of-{name}"
@@ -143,3 +144,5 @@ class Person:
 
         found: dict[str, Any] = wait_until(ended, seconds=PATIENCE_SECONDS, every=0.1)
         return found
+
+    # media: to here

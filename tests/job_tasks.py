@@ -81,6 +81,7 @@ TASKS = by_name(
 )
 
 
+# media: from here
 def inspect_as_told() -> None:
     """Make the inspection of uploads take INSPECT_SECONDS, or fail where that is below zero."""
     seconds = float(os.environ["INSPECT_SECONDS"])
@@ -107,14 +108,19 @@ def die_deleting() -> None:
     service.storage.Storage.delete = delete_and_die
 
 
+# media: to here
+
+
 if __name__ == "__main__":
     service.tasks.TASKS.update(TASKS)
+    # media: from here
     hurried = replace(service.tasks.TASKS[PROCESS], first_delay_seconds=0.1)
     service.tasks.TASKS[PROCESS] = hurried
     if "INSPECT_SECONDS" in os.environ:
         inspect_as_told()
     if "DIE_DELETING" in os.environ:
         die_deleting()
+    # media: to here
     if "EVERY_SECONDS" in os.environ:
         service.schedule.LOOK_SECONDS = 0.05
         every_seconds = float(os.environ["EVERY_SECONDS"])

@@ -217,6 +217,7 @@ class Person:
         assert answer.status_code == 200, answer.text
         self.token = answer.json()["access_token"]
 
+    # media: from here
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
         """The item, once it has been processed."""
         sent = self.client.post(
@@ -232,6 +233,8 @@ class Person:
 
         item: dict[str, Any] = wait_until(processed, seconds=60)
         return item
+
+    # media: to here
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from deployments import Deployment, Person
 from pictures import halves, saved
 from servers import wait_until
 
-PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)
+PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 
 
 def test_from_registration_to_logout(person: Person) -> None:
@@ -24,6 +24,7 @@ def test_from_registration_to_logout(person: Person) -> None:
     assert person.log_in() == 200
     assert client.get("/api/accounts/me").json()["email"] == person.email
 
+    # media: from here
     item = person.upload(PHOTO, "photo.jpg")
     ready = person.wait_for(item)
     assert (ready["status"], ready["content_type"]) == ("ready", "image/jpeg")
@@ -33,6 +34,7 @@ def test_from_registration_to_logout(person: Person) -> None:
     thumbnail = client.get(ready["thumbnail_url"])
     assert thumbnail.headers["content-type"] == "image/webp"
     assert thumbnail.content[8:12] == b"WEBP"
+    # media: to here
 
     assert client.post("/logout").status_code == 204
     assert client.get("/api/accounts/me").status_code == 401
@@ -70,6 +72,7 @@ def test_a_new_password_by_mail_ends_a_stolen_login_and_a_key(person: Person) ->
     person.deployment.letter(person.email, "Your password was changed")
 
 
+# media: from here
 def test_each_upload_is_told_of_once_and_under_its_request(person: Person) -> None:
     person.join()
     first = person.upload(PHOTO, "first.jpg")
@@ -100,3 +103,6 @@ def done(deployment: Deployment, request_id: str) -> set[str]:
     """The tasks that were done for a request; the mail may be told of before what it is about."""
     events = deployment.events(message="job_done", request_id=request_id)
     return {event["task"] for event in events}
+
+
+# media: to here

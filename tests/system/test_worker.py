@@ -332,6 +332,7 @@ def test_sigterm_ends_a_worker_that_waits(tmp_path: Path) -> None:
         assert worker.stop(signal.SIGTERM) == 0
 
 
+# media: from here
 async def upload(settings: Settings) -> str:
     """The id of an item that waits to be processed."""
     async with running_api(settings) as api:
@@ -387,6 +388,9 @@ def test_an_upload_that_cannot_be_processed_ends_failed_with_a_reason(
     assert (status, bool(reason)) == ("failed", True)
     wait_until(lambda: mail.contents)
     assert mail.messages[0]["Subject"] == "Your upload could not be processed"
+
+
+# media: to here
 
 
 def test_a_worker_outlives_a_restart_of_postgresql(

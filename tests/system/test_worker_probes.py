@@ -100,7 +100,7 @@ def test_metrics_of_a_worker_tell_of_its_loop_and_its_jobs(
 
 def test_nothing_else_is_served(start: Start, port: int, database_url: str) -> None:
     start(database_url).wait_for("worker_ready")
-    assert get(port, "/api/media")[0] == 404
+    assert get(port, "/api/accounts/me")[0] == 404
 
 
 def test_the_health_client_asks_the_worker(
