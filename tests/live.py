@@ -1,0 +1,84 @@
+"""The application behind a real port, and clients of its WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2 as httpx
+from uvicorn.config import Config
+from uvicorn.server import Server
+from websockets.asyncio.client import ClientConnection, connect
+
+from api import Api, Headers
+from servers import free_port
+from service.app import create_app
+from service.health import Health
+from service.lifecycle import DrainingWorker
+from service.resources import Resources, open_resources
+from service.settings import Settings
+
+SOCKET_KEYS = ("http", "ws", "ws_ping_interval", "ws_max_size", "ws_per_message_deflate")
+
+
+@asynccontextmanager
+async def serving(settings: Settings, **more: Any) -> AsyncIterator[tuple[Api, int]]:
+    """The application as Gunicorn's workers serve it, in the test's own loop; and its port."""
+    opened: list[Resources] = []
+
+    @asynccontextmanager
+    async def opening(settings: Settings, health: Health) -> AsyncIterator[Resources]:
+        async with open_resources(settings, health) as resources:
+            opened.append(resources)
+            yield resources
+
+    app, port = create_app(settings, open_resources=opening), free_port()
+    options = {name: DrainingWorker.CONFIG_KWARGS[name] for name in SOCKET_KEYS} | more
+    server = Server(Config(app, port=port, lifespan="on", log_config=None, **options))
+    running = asyncio.create_task(server._serve())
+    try:
+        await until(lambda: server.started)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            yield Api(client, opened[0], app), port
+    finally:
+        app.lifecycle.begin_drain()
+        server.should_exit = True
+        await running
+
+
+async def until(condition: Callable[[], Any], *, seconds: float = 20) -> Any:
+    """The first true result of a condition. Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"not true within {seconds} s: {condition}")
+        await asyncio.sleep(0.02)
+    return result
+
+
+def listening(port: int, headers: Headers, cursor: str | None = None, **more: Any) -> connect:
+    """A client's connection, to be awaited or used in `async with`."""
+    query = "" if cursor is None else f"?cursor={cursor}"
+    url = f"ws://127.0.0.1:{port}/ws/media{query}"
+    return connect(url, additional_headers=headers, compression=None, proxy=None, **more)
+
+
+async def told(socket: ClientConnection, *, seconds: float = 20) -> dict[str, Any]:
+    """The next message."""
+    async with asyncio.timeout(seconds):
+        return dict(json.loads(await socket.recv()))
+
+
+async def told_until(
+    socket: ClientConnection, item_id: str, status: str, *, seconds: float = 20
+) -> list[dict[str, Any]]:
+    """All messages up to the one that says this of an item."""
+    messages: list[dict[str, Any]] = []
+    async with asyncio.timeout(seconds):
+        while not messages or (messages[-1]["id"], messages[-1]["status"]) != (item_id, status):
+            messages.append(await told(socket, seconds=seconds))
+    return messages
