@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2 as httpx
+import pytest
 from uvicorn.config import Config
 from uvicorn.server import Server
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
-from api import Api, Headers
+from api import PROBLEM_MEMBERS, Api, Headers
 from servers import free_port
 from service.app import create_app
 from service.health import Health
@@ -82,3 +84,66 @@ async def told_until(
         while not messages or (messages[-1]["id"], messages[-1]["status"]) != (item_id, status):
             messages.append(await told(socket, seconds=seconds))
     return messages
+
+
+class Follower:
+    """A client that connects again with its newest cursor whenever its socket ends."""
+
+    def __init__(self, headers: Headers, port: Callable[[], int]) -> None:
+        """`port` is asked before each attempt."""
+        self.headers = headers
+        self.port = port
+        self.cursor: str | None = None
+        self.messages: list[dict[str, Any]] = []
+        self.codes: list[int] = []
+        self.refusals: list[int] = []
+
+    @property
+    def revisions(self) -> list[int]:
+        return [int(message["cursor"]) for message in self.messages]
+
+    async def follow(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                async with listening(self.port(), self.headers, self.cursor) as socket:
+                    await self._hear(socket)
+            except InvalidStatus as error:
+                self.refusals.append(error.response.status_code)
+            except (OSError, InvalidMessage):
+                pass  # nobody listens there any more
+            await asyncio.sleep(0.05)
+
+    async def _hear(self, socket: ClientConnection) -> None:
+        try:
+            while True:
+                self.messages.append(dict(json.loads(await socket.recv())))
+                self.cursor = self.messages[-1]["cursor"]
+        except ConnectionClosed:
+            self.codes.append(socket.close_code or 0)
+
+
+@asynccontextmanager
+async def following(headers: Headers, port: Callable[[], int]) -> AsyncIterator[Follower]:
+    follower = Follower(headers, port)
+    task = asyncio.create_task(follower.follow())
+    try:
+        yield follower
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def refused(
+    port: int, headers: Headers, status: int, cursor: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """The problem that a handshake is refused with."""
+    with pytest.raises(InvalidStatus) as refusal:
+        await listening(port, headers, cursor, **more)
+    response = refusal.value.response
+    assert response.status_code == status, response
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = dict(json.loads(response.body or b""))
+    assert set(problem) >= PROBLEM_MEMBERS
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    return problem | {"headers": response.headers}

@@ -35,6 +35,11 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         self._stop_slow_timer()
         super().connection_lost(exc)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # or each refusal is logged as an error
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_slow_timer()

@@ -5,11 +5,9 @@ what is newer is read from the database: once an account, however many sockets i
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +17,7 @@ from service.accounts.sessions import SUBPROTOCOL, Identity, still_valid
 from service.errors import Unavailable
 from service.health import Health
 from service.media import revisions
+from service.media.rooms import Listener, Room, message
 from service.redis import is_stand_in
 from service.resources import Resources, background
 from service.slots import Slots, open_slots
@@ -26,65 +25,12 @@ from service.slots import Slots, open_slots
 GOING_AWAY = 1001
 TOKEN_ENDED = 4401
 RECHECK_SECONDS = 10.0  # so long a token that is no longer valid may go on being told
-BURST_SECONDS = 0.05  # between two reads of an account: what changes meanwhile is read at once
 ACCOUNTS_A_QUERY = 1000
 SPREAD_SECONDS = 2.0  # over which sockets are closed at a drain, as their clients all come back
 SPREAD_STEPS = 20
 FEW = 50  # sockets closed at once, however many there are
 TOO_MANY = "This account has too many connections open."
 ENDING = "This process is about to end. Connect again."
-
-
-class Listener:
-    """One socket: how far it was told, and with which token it came."""
-
-    __slots__ = ("again", "closing", "digest", "revision", "task", "websocket")
-
-    def __init__(self, websocket: WebSocket, digest: bytes, revision: int) -> None:
-        self.websocket = websocket
-        self.digest = digest
-        self.revision = revision
-        self.again = False
-        self.closing = False
-        self.task: asyncio.Task[None] | None = None
-
-
-class Room:
-    """The sockets of one account."""
-
-    def __init__(self, resources: Resources, account_id: UUID) -> None:
-        self.resources = resources
-        self.account_id = account_id
-        self.listeners: set[Listener] = set()
-        self.wake = lambda: None
-        self.reads: dict[int, asyncio.Task[list[tuple[int, str]]]] = {}
-
-    def forget_reads(self) -> None:
-        """What is being read may be from before the newest change."""
-        self.reads = {}
-
-    async def newer(self, revision: int) -> list[tuple[int, str]]:
-        """(revision, message) of what changed since; sockets that ask for the same share it."""
-        reads = self.reads
-        if (read := reads.get(revision)) is None:
-            read = reads[revision] = asyncio.create_task(self._read(revision))
-            read.add_done_callback(lambda _: reads.pop(revision))
-        return await asyncio.shield(read)
-
-    async def _read(self, revision: int) -> list[tuple[int, str]]:
-        rows = await revisions.since(self.resources, self.account_id, revision)
-        return [(row[0], message(*row)) for row in rows]
-
-
-def message(revision: int, item_id: UUID | None, status: str | None, progress: int | None) -> str:
-    """What a client is sent. Without an item it has to list its items anew."""
-    told = {
-        "id": item_id and str(item_id),
-        "status": status or ("deleted" if item_id else "reset"),
-        "progress": progress,
-        "cursor": str(revision),
-    }
-    return json.dumps(told)
 
 
 class Live:
@@ -97,7 +43,7 @@ class Live:
         self.slots = slots
         self.rooms: dict[UUID, Room] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._context = copy_context()  # of no request: one socket's word is another's request
+        self._context = copy_context()  # of no request
 
     async def serve(self, websocket: WebSocket, identity: Identity, cursor: int | None) -> None:
         """Tell a socket of changes until it ends.
@@ -123,7 +69,7 @@ class Live:
     async def _tell(self, account_id: UUID, listener: Listener) -> None:
         room = self._enter(account_id, listener)
         try:
-            self._catch_up_all(room, [listener])  # with what changed before it entered
+            room.tell([listener])  # what changed before it entered
             if self.lifecycle.ending:
                 self._close(listener, GOING_AWAY)
             while (await listener.websocket.receive())["type"] != "websocket.disconnect":
@@ -134,8 +80,7 @@ class Live:
     def _enter(self, account_id: UUID, listener: Listener) -> Room:
         room = self.rooms.get(account_id)
         if room is None:
-            room = self.rooms[account_id] = Room(self.resources, account_id)
-            room.wake = partial(self._catch_up_all, room)
+            room = self.rooms[account_id] = Room(self.resources, account_id, self._context)
             self.resources.fanout.watch(revisions.topic(account_id), room.wake)
         room.listeners.add(listener)
         return room
@@ -145,27 +90,6 @@ class Live:
         if not room.listeners:
             del self.rooms[room.account_id]
             self.resources.fanout.unwatch(revisions.topic(room.account_id), room.wake)
-
-    def _catch_up_all(self, room: Room, listeners: Iterable[Listener] = ()) -> None:
-        room.forget_reads()
-        for listener in listeners or room.listeners:
-            listener.again = True
-            if listener.task is None:
-                catch_up = self._catch_up(room, listener)
-                listener.task = asyncio.create_task(catch_up, context=self._context)
-
-    async def _catch_up(self, room: Room, listener: Listener) -> None:
-        try:
-            while listener.again and not listener.closing:
-                listener.again = False
-                await _send_newer(room, listener)
-                await asyncio.sleep(BURST_SECONDS)
-        except WebSocketDisconnect:
-            return  # which its `receive` tells as well
-        except Unavailable:
-            self.resources.fanout.doubt()
-        finally:
-            listener.task = None
 
     async def look_forever(self) -> None:
         """Look for changes that no word came of."""
@@ -182,7 +106,7 @@ class Live:
             for account_id, latest in (await revisions.latest(self.resources, account_ids)).items():
                 room = self.rooms.get(account_id)
                 if room and any(listener.revision < latest for listener in room.listeners):
-                    self._catch_up_all(room)
+                    room.wake()
 
     async def recheck_forever(self) -> None:
         """End sockets whose token has ended."""
@@ -223,20 +147,6 @@ class Live:
         task = asyncio.create_task(_send_close(listener.websocket, code), context=self._context)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-async def _send_newer(room: Room, listener: Listener) -> None:
-    """Raises WebSocketDisconnect, Unavailable."""
-    while True:
-        changes = await room.newer(listener.revision)
-        for revision, text in changes:
-            if listener.closing:
-                return
-            # Waits while the client does not read; the protocol ends that.
-            await listener.websocket.send_text(text)
-            listener.revision = revision
-        if len(changes) < revisions.BATCH:
-            return
 
 
 async def _send_close(websocket: WebSocket, code: int) -> None:

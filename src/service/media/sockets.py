@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from service.accounts.sessions import SocketAccount
@@ -26,7 +27,14 @@ class UpgradeNeeded(ServiceError):
         super().__init__("This is a WebSocket.")
 
 
-@router.get(PATH, responses=UPGRADES | problems(401, 422, 426, 429, 503))
+@router.get(
+    PATH,
+    status_code=101,
+    response_class=Response,
+    response_model=None,
+    openapi_extra={"security": [{"bearer": []}]},
+    responses=UPGRADES | problems(401, 422, 426, 429, 503),
+)
 async def explain_websocket(cursor: Cursor = None) -> Any:
     """A WebSocket that tells of own items as they change: `{"id", "status", "progress", "cursor"}`.
 
