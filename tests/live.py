@@ -38,16 +38,24 @@ async def serving(settings: Settings, **more: Any) -> AsyncIterator[tuple[Api, i
             opened.append(resources)
             yield resources
 
-    app, port = create_app(settings, open_resources=opening), free_port()
+    app = create_app(settings, open_resources=opening)
+    async with served(app, lifespan="on", **more) as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            yield Api(client, opened[0], app), port
+        app.lifecycle.begin_drain()
+
+
+@asynccontextmanager
+async def served(app: Any, **more: Any) -> AsyncIterator[int]:
+    """Any application, as Gunicorn's workers serve it; its port."""
+    port = free_port()
     options = {name: DrainingWorker.CONFIG_KWARGS[name] for name in SOCKET_KEYS} | more
-    server = Server(Config(app, port=port, lifespan="on", log_config=None, **options))
+    server = Server(Config(app, port=port, log_config=None, **options))
     running = asyncio.create_task(server._serve())
     try:
         await until(lambda: server.started)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            yield Api(client, opened[0], app), port
+        yield port
     finally:
-        app.lifecycle.begin_drain()
         server.should_exit = True
         await running
 
@@ -62,10 +70,17 @@ async def until(condition: Callable[[], Any], *, seconds: float = 20) -> Any:
     return result
 
 
-def listening(port: int, headers: Headers, cursor: str | None = None, **more: Any) -> connect:
+def listening(
+    port: int,
+    headers: Headers,
+    cursor: str | None = None,
+    *,
+    path: str = "/ws/media",
+    **more: Any,
+) -> connect:
     """A client's connection, to be awaited or used in `async with`."""
     query = "" if cursor is None else f"?cursor={cursor}"
-    url = f"ws://127.0.0.1:{port}/ws/media{query}"
+    url = f"ws://127.0.0.1:{port}{path}{query}"
     return connect(url, additional_headers=headers, compression=None, proxy=None, **more)
 
 

@@ -47,7 +47,7 @@ async def is_free(process: Slots, subject: str = "ada") -> bool:
 
 async def becomes_free(process: Slots) -> None:
     async with asyncio.timeout(20):
-        while not await is_free(process):
+        while not await is_free(process):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
