@@ -68,6 +68,7 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "GET /api/public/media",
         "GET /media/{item_id}/{name}",
         "GET /media/{item_id}/thumbnail",
+        "GET /ws/media",
         # media: to here
     }
 
@@ -130,6 +131,7 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("get", "/api/public/media", {"200", "304", "422"}),
         ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
+        ("get", "/ws/media", {"101", "401", "422", "426", "429"}),
         # media: to here
     ],
 )

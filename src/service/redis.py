@@ -145,3 +145,20 @@ async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Red
         yield heartbeat
     finally:
         await heartbeat.aclose(close_connection_pool=True)
+
+
+@asynccontextmanager
+async def open_subscriber(settings: Settings) -> AsyncIterator[Redis]:
+    """A client for one subscription, on a connection of its own. Tries nothing twice."""
+    subscriber = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=1,
+        socket_timeout=settings.redis_timeout_seconds,
+        socket_connect_timeout=settings.redis_timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        client_name="service-fanout",
+    )
+    try:
+        yield subscriber
+    finally:
+        await subscriber.aclose(close_connection_pool=True)

@@ -17,6 +17,7 @@ from service import metrics
 from service.cache import Cache
 from service.checks import Check, InThread
 from service.database import Database, open_database
+from service.fanout import Fanout, open_fanout
 from service.health import Health
 from service.heartbeat import make_heartbeat
 from service.jobs import Jobs
@@ -50,6 +51,7 @@ class Resources:
     redis: OptionalRedis
     limits: Limits
     cache: Cache
+    fanout: Fanout
     storage: Storage
     mailer: Mailer
     jobs: Jobs
@@ -109,6 +111,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         stack.push_async_callback(optional.close)
         limits = Limits(settings, optional)
         cache = Cache(None if is_stand_in(settings) else optional)
+        fanout = await stack.enter_async_context(open_fanout(settings, optional))
 
         storage = await stack.enter_async_context(open_storage(settings))
         disk = InThread(partial(check_disk, settings))
@@ -129,7 +132,9 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
-        yield Resources(settings, database, optional, limits, cache, storage, mailer, jobs, gate)
+        yield Resources(
+            settings, database, optional, limits, cache, fanout, storage, mailer, jobs, gate
+        )
 
 
 def check_disk(settings: Settings) -> None:
@@ -159,6 +164,7 @@ async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[No
 def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
     """What metrics read rather than count."""
     metrics.IN_PROGRESS.set(layer.running)
+    metrics.SOCKETS.set(layer.sockets)
     metrics.POOL_SIZE.set(resources.settings.database_pool_size)
     metrics.POOL_IN_USE.set(resources.database.pool_in_use)
 

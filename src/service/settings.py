@@ -161,6 +161,8 @@ class Settings(BaseSettings):
     """How long a login lasts"""
     login_attempts: Annotated[int, Range(1, 1000)] = 10
     """Failed logins an address may have at once; then one every 30 s, until one succeeds"""
+    websockets_per_account: Annotated[int, Range(1, 1000)] = 10
+    """WebSockets an account may have open at once"""
     docs_enabled: fields.Flag = True
     """Serve `/docs` and `/openapi.json`"""
     otel_exporter_otlp_endpoint: fields.WebUrl = SecretUrl("")

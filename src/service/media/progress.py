@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.accounts.sessions import address_of
 from service.media.models import MediaItem
 from service.media.public import listing_changed
+from service.media.revisions import record
 from service.outbox import post
 from service.resources import Resources
 
@@ -50,13 +51,19 @@ async def begin(resources: Resources, item_id: UUID) -> MediaItem | None:
         .returning(MediaItem)
     )
     async with resources.database.transaction() as session:
-        return (await session.scalars(statement)).one_or_none()
+        item = (await session.scalars(statement)).one_or_none()
+        if item is not None:
+            await record(resources, session, item.account_id, item.id)
+        return item
 
 
 async def report(resources: Resources, item: MediaItem, percent: int) -> bool:
     """Note how far an attempt is. False where it is no longer the newest."""
     async with resources.database.transaction() as session:
-        return await _change(session, item, progress=percent) is not None
+        if await _change(session, item, progress=percent) is None:
+            return False
+        await record(resources, session, item.account_id, item.id)
+    return True
 
 
 async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
@@ -66,6 +73,7 @@ async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
         if current is None:
             return False
         await _tell_owner(resources, session, current)
+        await record(resources, session, item.account_id, item.id)
     if current.public:
         await listing_changed(resources)
     log.info("media_processed", extra={"media_id": str(item.id), "status": current.status})

@@ -14,6 +14,7 @@ from service.media.changes import ERASE
 from service.media.images import Inspected, Unprocessable
 from service.media.inspection import inspect
 from service.media.models import MediaItem, original_key, thumbnail_key
+from service.media.revisions import FORGET, FORGET_SECONDS, forget
 from service.media.sweep import SWEEP, SWEEP_SECONDS, sweep
 from service.media.uploads import PROCESS
 from service.resources import Resources
@@ -103,4 +104,5 @@ TASKS = (
     Task(PROCESS, process, give_up),
     Task(ERASE, erase),
     Task(SWEEP, sweep, every_seconds=SWEEP_SECONDS),
+    Task(FORGET, forget, every_seconds=FORGET_SECONDS),
 )
