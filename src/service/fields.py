@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 MASK = "**********"
 NAME = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 SECRET_PARAMETER = "pass|secret|token|key|credential|signature"
+BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 HOST = rf"{NAME}(\.{NAME})*"
 
 
@@ -158,6 +159,14 @@ def url_with(expect: str, *schemes: str, host: bool = False, empty: bool = False
         return SecretUrl(parts.scheme + text[len(parts.scheme) :])
 
     return Parsed(read, expect)
+
+
+def _store_url(value: Any) -> SecretUrl:
+    """Names that need no escaping, so that every key below the prefix has one spelling."""
+    text = _text(value)
+    if text and not re.fullmatch(rf"[sS]3://{BUCKET}(/\w[\w.=-]*)*/?", text, re.ASCII):
+        raise ValueError("not a bucket")
+    return SecretUrl(text.rstrip("/").replace("S3:", "s3:", 1))
 
 
 def _word(value: Any) -> Any:
@@ -308,13 +317,7 @@ RedisUrl = Annotated[
     ),
 ]
 StoreUrl = Annotated[
-    SecretUrl,
-    url_with(
-        "a URL such as s3://bucket/prefix, or nothing for the folder",
-        *("s3", "gs", "az"),
-        host=True,
-        empty=True,
-    ),
+    SecretUrl, Parsed(_store_url, "s3://bucket or s3://bucket/prefix, or nothing for the folder")
 ]
 WebUrl = Annotated[
     SecretUrl, url_with("an http:// or https:// URL", "http", "https", host=True, empty=True)

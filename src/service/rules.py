@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.fields import url_password
+from service.fields import SecretUrl, url_password
 from service.sources import Problem, Sources
 
 if TYPE_CHECKING:
@@ -44,7 +44,25 @@ def _every_address(item: str) -> bool:
     return item == "*" or ipaddress.ip_network(item, strict=False).prefixlen == 0
 
 
-CHECKS = ("database", "database_pool", "cache", "disk_space", "mail")
+def _set(url: SecretUrl) -> bool:
+    return bool(url.get_secret_value())
+
+
+def _open_links(settings: Settings) -> bool:
+    """Whether clients would be sent to the object store without TLS."""
+    public, inner = settings.media_store_public_url, settings.aws_endpoint_url
+    address = (public if _set(public) else inner).get_secret_value()
+    sent = _set(settings.media_store_url) and settings.media_store_redirect
+    return sent and address.startswith("http:")
+
+
+def _half_a_key(settings: Settings) -> bool:
+    key, secret = settings.aws_access_key_id, settings.aws_secret_access_key.get_secret_value()
+    token = settings.aws_session_token.get_secret_value()
+    return bool(key) != bool(secret) or bool(token and not key)
+
+
+CHECKS = ("database", "database_pool", "cache", "disk_space", "mail", "media_store")
 
 RULES = (
     Rule(
@@ -109,9 +127,29 @@ RULES = (
     ),
     Rule(
         ("X_ACCEL_REDIRECT", "MEDIA_STORE_URL"),
-        lambda s: s.x_accel_redirect and bool(s.media_store_url.get_secret_value()),
+        lambda s: s.x_accel_redirect and _set(s.media_store_url),
         "X_ACCEL_REDIRECT or MEDIA_STORE_URL, as nginx has only the files of UPLOAD_FOLDER",
         "both",
+        production_only=False,
+    ),
+    Rule(
+        ("MEDIA_STORE_PUBLIC_URL", "AWS_ENDPOINT_URL", "MEDIA_STORE_URL", "MEDIA_STORE_REDIRECT"),
+        _open_links,
+        "an https:// address for clients in MEDIA_STORE_PUBLIC_URL, or MEDIA_STORE_REDIRECT=false",
+        "an http:// one",
+    ),
+    Rule(
+        ("MEDIA_STORE_PUBLIC_URL", "MEDIA_STORE_URL"),
+        lambda s: _set(s.media_store_public_url) and not _set(s.media_store_url),
+        "MEDIA_STORE_PUBLIC_URL with MEDIA_STORE_URL alone",
+        "no MEDIA_STORE_URL",
+        production_only=False,
+    ),
+    Rule(
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        _half_a_key,
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY together, and with AWS_SESSION_TOKEN, or none",
+        "some of them",
         production_only=False,
     ),
     Rule(
