@@ -170,5 +170,5 @@ async def get_thumbnail(
 async def get_original(
     item_id: UUID, name: str, identity: MaybeAccount, resources: Provided, request: Request
 ) -> Response:
-    """The bytes as uploaded, private ones for their owner alone; or where an object store has them."""
+    """The bytes as uploaded, or the way to them; private ones for their owner alone."""
     return await downloads.original(resources, identity, item_id, name, request)
