@@ -167,22 +167,19 @@ def _length(file: IO[bytes]) -> int:
 
 def open_bucket(settings: Settings) -> Bucket:
     """The bucket of MEDIA_STORE_URL. Connects on first use."""
-    bucket, _, prefix = settings.media_store_url.get_secret_value()[len("s3://") :].partition("/")
+    bucket, _, prefix = settings.media_store_url.removeprefix("s3://").partition("/")
     keys = Keys(settings)
     region = settings.aws_region or keys.session.get_config_variable("region") or "us-east-1"
-    given = settings.aws_endpoint_url.get_secret_value().rstrip("/")
-    endpoint = given or f"https://s3.{region}.amazonaws.com"
+    endpoint = settings.aws_endpoint_url or f"https://s3.{region}.amazonaws.com"
     in_path = settings.media_store_path_style
     if in_path is None:
-        in_path = bool(given) or "." in bucket  # AWS's certificate is for one label
+        in_path = bool(settings.aws_endpoint_url) or "." in bucket  # AWS's certificate has one *
     store = S3Store(
         bucket,
         prefix=prefix or None,
         config={
-            # The more specific variable, as obstore reads the other ones from the environment.
-            "aws_endpoint_url_s3": endpoint
-            if in_path
-            else address(endpoint, bucket, in_path=False),
+            # By this name, as obstore reads it from the environment, where it wins over others.
+            "aws_endpoint_url_s3": endpoint if in_path else _with_host(endpoint, bucket),
             "virtual_hosted_style_request": not in_path,
             "region": region,
             "skip_signature": False,
@@ -193,14 +190,11 @@ def open_bucket(settings: Settings) -> Bucket:
     )
     if not settings.media_store_redirect:
         return Bucket(store)
-    public = settings.media_store_public_url.get_secret_value().rstrip("/") or endpoint
-    base = "/".join(filter(None, (address(public, bucket, in_path=in_path), prefix)))
-    return Bucket(store, Links(keys, region, base))
+    public = settings.media_store_public_url or endpoint
+    address = f"{public}/{bucket}" if in_path else _with_host(public, bucket)
+    return Bucket(store, Links(keys, region, f"{address}/{prefix}".rstrip("/")))
 
 
-def address(endpoint: str, bucket: str, *, in_path: bool) -> str:
-    """Of a bucket: in the path, or before the host's name."""
-    if in_path:
-        return f"{endpoint}/{bucket}"
-    scheme, _, rest = endpoint.partition("://")
-    return f"{scheme}://{bucket}.{rest}"
+def _with_host(endpoint: str, bucket: str) -> str:
+    """The bucket as a host name of its own."""
+    return endpoint.replace("://", f"://{bucket}.", 1)

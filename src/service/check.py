@@ -92,7 +92,7 @@ async def _mail(settings: Settings) -> list[Problem]:
 
 
 def _store_variable(settings: Settings) -> str:
-    return "MEDIA_STORE_URL" if settings.media_store_url.get_secret_value() else "UPLOAD_FOLDER"
+    return "MEDIA_STORE_URL" if settings.media_store_url else "UPLOAD_FOLDER"
 
 
 async def _storage(settings: Settings) -> list[Problem]:
@@ -108,6 +108,6 @@ async def _storage(settings: Settings) -> list[Problem]:
 
 
 def _away(settings: Settings) -> tuple[str, str, str]:
-    address = settings.aws_endpoint_url.get_secret_value()
+    address = settings.aws_endpoint_url
     variable = "AWS_ENDPOINT_URL" if address else "MEDIA_STORE_URL"
     return variable, "an object store that answers", "no connection, or an error"

@@ -161,12 +161,23 @@ def url_with(expect: str, *schemes: str, host: bool = False, empty: bool = False
     return Parsed(read, expect)
 
 
-def _store_url(value: Any) -> SecretUrl:
+def _store_url(value: Any) -> str:
     """Names that need no escaping, so that every key below the prefix has one spelling."""
     text = _text(value)
     if text and not re.fullmatch(rf"[sS]3://{BUCKET}(/\w[\w.=-]*)*/?", text, re.ASCII):
         raise ValueError("not a bucket")
-    return SecretUrl(text.rstrip("/").replace("S3:", "s3:", 1))
+    return text.rstrip("/").replace("S3:", "s3:", 1)
+
+
+def _endpoint(value: Any) -> str:
+    text = _text(value)
+    if text:
+        parts = split_url(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ValueError("another scheme, no host, or more than an address")
+        if "@" in parts.netloc:
+            raise ValueError("a user")
+    return text.rstrip("/")
 
 
 def _word(value: Any) -> Any:
@@ -317,7 +328,10 @@ RedisUrl = Annotated[
     ),
 ]
 StoreUrl = Annotated[
-    SecretUrl, Parsed(_store_url, "s3://bucket or s3://bucket/prefix, or nothing for the folder")
+    str, Parsed(_store_url, "s3://bucket or s3://bucket/prefix, or nothing for the folder")
+]
+Endpoint = Annotated[
+    str, Parsed(_endpoint, "an http:// or https:// address, without user or query")
 ]
 WebUrl = Annotated[
     SecretUrl, url_with("an http:// or https:// URL", "http", "https", host=True, empty=True)

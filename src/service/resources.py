@@ -146,7 +146,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
 def check_disk(settings: Settings) -> None:
     """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""
     folder = Path(settings.upload_folder)
-    needed = not settings.media_store_url.get_secret_value()
+    needed = not settings.media_store_url
     if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise FolderUnusable
     usage = disk_usage(folder)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.fields import SecretUrl, url_password
+from service.fields import url_password
 from service.sources import Problem, Sources
 
 if TYPE_CHECKING:
@@ -44,22 +44,19 @@ def _every_address(item: str) -> bool:
     return item == "*" or ipaddress.ip_network(item, strict=False).prefixlen == 0
 
 
-def _set(url: SecretUrl) -> bool:
-    return bool(url.get_secret_value())
-
-
 def _open_links(settings: Settings) -> bool:
     """Whether clients would be sent to the object store without TLS."""
-    public, inner = settings.media_store_public_url, settings.aws_endpoint_url
-    address = (public if _set(public) else inner).get_secret_value()
-    sent = _set(settings.media_store_url) and settings.media_store_redirect
-    return sent and address.startswith("http:")
+    sent = settings.media_store_url and settings.media_store_redirect
+    address = settings.media_store_public_url or settings.aws_endpoint_url
+    return bool(sent) and address.startswith("http:")
 
 
 def _half_a_key(settings: Settings) -> bool:
-    key, secret = settings.aws_access_key_id, settings.aws_secret_access_key.get_secret_value()
+    """Not without an object store: the variables may be there for other programs."""
+    secret = settings.aws_secret_access_key.get_secret_value()
     token = settings.aws_session_token.get_secret_value()
-    return bool(key) != bool(secret) or bool(token and not key)
+    key = settings.aws_access_key_id
+    return bool(settings.media_store_url) and (bool(key) != bool(secret) or bool(token and not key))
 
 
 CHECKS = ("database", "database_pool", "cache", "disk_space", "mail", "media_store")
@@ -127,7 +124,7 @@ RULES = (
     ),
     Rule(
         ("X_ACCEL_REDIRECT", "MEDIA_STORE_URL"),
-        lambda s: s.x_accel_redirect and _set(s.media_store_url),
+        lambda s: s.x_accel_redirect and bool(s.media_store_url),
         "X_ACCEL_REDIRECT or MEDIA_STORE_URL, as nginx has only the files of UPLOAD_FOLDER",
         "both",
         production_only=False,
@@ -139,17 +136,10 @@ RULES = (
         "an http:// one",
     ),
     Rule(
-        ("MEDIA_STORE_PUBLIC_URL", "MEDIA_STORE_URL"),
-        lambda s: _set(s.media_store_public_url) and not _set(s.media_store_url),
-        "MEDIA_STORE_PUBLIC_URL with MEDIA_STORE_URL alone",
-        "no MEDIA_STORE_URL",
-        production_only=False,
-    ),
-    Rule(
-        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MEDIA_STORE_URL"),
         _half_a_key,
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY together, and with AWS_SESSION_TOKEN, or none",
-        "some of them",
+        "a part of the key",
         production_only=False,
     ),
     Rule(

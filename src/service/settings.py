@@ -93,15 +93,15 @@ class Settings(BaseSettings):
 
     upload_folder: fields.FilledText = "var/uploads"
     """Where uploads are kept"""
-    media_store_url: fields.StoreUrl = SecretUrl("")
+    media_store_url: fields.StoreUrl = ""
     """Bucket of an object store in place of the folder"""
     media_store_redirect: fields.Flag = True
     """Clients get originals from the object store itself, by links that are good for 5 minutes"""
-    media_store_public_url: fields.WebUrl = SecretUrl("")
+    media_store_public_url: fields.Endpoint = ""
     """Where clients reach the object store, if not at AWS_ENDPOINT_URL"""
     media_store_path_style: fields.Flag | None = None
     """The bucket in the path, not in the host name; default: where AWS_ENDPOINT_URL is set"""
-    aws_endpoint_url: fields.WebUrl = SecretUrl("")
+    aws_endpoint_url: fields.Endpoint = ""
     """Object store that is not AWS"""
     aws_region: fields.Text = ""
     """Region of the bucket; default: that of the AWS profile, or us-east-1"""

@@ -189,7 +189,7 @@ def _translated(*, missing: type[Exception] = FileNotFoundError) -> Iterator[Non
 
 def _opened(settings: Settings) -> Backend:
     """Blocks while a folder is prepared."""
-    if settings.media_store_url.get_secret_value():
+    if settings.media_store_url:
         # botocore takes 0.2 s and 16 MiB, which only those with a bucket should pay.
         from service.bucket import open_bucket  # noqa: PLC0415
 
