@@ -22,7 +22,7 @@ from obstore.store import ObjectStore, S3Store
 
 from service.folder import BATCH, CHUNK_BYTES, Stored
 from service.settings import Settings
-from service.store_errors import MISSING, NoCredentials, refusal
+from service.store_errors import ERRORS, NoCredentials, StoreAway, described, is_missing
 
 if TYPE_CHECKING:
     from obstore import Attributes
@@ -145,12 +145,15 @@ class Bucket:
         """Unfinished uploads are the bucket's business: its lifecycle rules end them."""
 
     def ping(self) -> None:
-        """Ask for an object that is not there: S3 says so to those alone who may get and list."""
+        """Ask for an object that is not there: S3 says so to those alone who may get and list.
+
+        Raises StoreAway.
+        """
         try:
             obstore.get(self.store, "ping")
-        except MISSING as error:
-            if refusal(error):
-                raise
+        except ERRORS as error:
+            if not is_missing(error):
+                raise StoreAway(described(error)) from error
 
     def link(self, method: str, key: str, headers: Mapping[str, str]) -> str | None:
         """Where clients get an object, or None where they are not sent to the store."""

@@ -35,7 +35,11 @@ class NoCredentials(Exception):
     """No key was given, and the machine, the container and the AWS profile have none."""
 
 
-ERRORS = (OSError, BaseError, NoCredentials)
+class StoreAway(Exception):
+    """The object store does not answer, or refuses; in one line."""
+
+
+ERRORS = (OSError, BaseError, NoCredentials, StoreAway)
 
 
 def refusal(error: BaseException) -> str:
