@@ -26,7 +26,6 @@ class ObjectStore:
     directory: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
-    checks_signatures: ClassVar[bool]
     answers_ranges: ClassVar[bool]
 
     def command(self) -> list[str]:
@@ -88,7 +87,6 @@ class Moto(ObjectStore):
     """Keeps everything in memory. It believes every signature, and answers a HEAD without what the
     `response-` parameters say."""
 
-    checks_signatures = False
     answers_ranges = True
 
     def command(self) -> list[str]:
@@ -103,14 +101,21 @@ class Moto(ObjectStore):
 class Rclone(ObjectStore):
     """Keeps files, also when it is killed. It answers a range with 200 in place of 206."""
 
-    checks_signatures = True
+    options: ClassVar[tuple[str, ...]] = ()
     answers_ranges = False
 
     def command(self) -> list[str]:
         kept = self.directory / "kept"
         (kept / BUCKET).mkdir(parents=True, exist_ok=True)
         address = ["--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{KEY},{SECRET}"]
-        return [str(BIN / "rclone"), "serve", "s3", "--config", "/dev/null", *address, str(kept)]
+        options = ["--config", "/dev/null", *address, *self.options]
+        return [str(BIN / "rclone"), "serve", "s3", *options, str(kept)]
+
+
+class RcloneByHost(Rclone):
+    """Takes the bucket from the name of the host."""
+
+    options = ("--force-path-style=false",)
 
 
 STORES = {"moto": Moto, "rclone": Rclone}

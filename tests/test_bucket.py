@@ -14,9 +14,9 @@ import httpx2 as httpx
 import pytest
 
 from faulty_store import FaultyStore
-from object_stores import BUCKET, KEY, SECRET, ObjectStore
+from object_stores import BUCKET, KEY, SECRET, ObjectStore, RcloneByHost
 from objects import content, settings_of
-from servers import wait_until
+from servers import running, wait_until
 from service import bucket
 from service.bucket import LINK_SECONDS, Bucket
 from service.storage import THREADS, Storage, StorageUnavailable, open_storage
@@ -171,6 +171,25 @@ async def test_a_public_address_is_what_is_signed(rclone_store: ObjectStore) -> 
         assert httpx.get(url.replace("localhost", "127.0.0.1")).status_code == 403
 
 
+async def test_the_bucket_may_be_in_the_name_of_the_host(tmp_path: Path) -> None:
+    with running(RcloneByHost(tmp_path / "store")) as server:
+        host = f"localhost:{server.port}"
+        variables = server.variables(
+            AWS_ENDPOINT_URL=f"http://{host}", MEDIA_STORE_PATH_STYLE="false"
+        )
+        file = server.directory / "kept" / BUCKET / variables["MEDIA_STORE_URL"].split("/", 3)[3]
+        file.mkdir(parents=True)
+        (file / "photo").write_bytes(b"x")
+        async with opened(variables) as storage:
+            url = await link(storage, key="photo")
+        assert url.startswith(f"http://{BUCKET}.{host}/tests/")
+        answer = httpx.get(  # no resolver has to know the name
+            url.replace(f"{BUCKET}.{host}", f"127.0.0.1:{server.port}"),
+            headers={"Host": f"{BUCKET}.{host}"},
+        )
+        assert (answer.status_code, answer.content) == (200, b"x")
+
+
 async def test_nobody_is_sent_to_a_store_where_that_is_off(object_store: ObjectStore) -> None:
     async with opened(object_store.variables(MEDIA_STORE_REDIRECT="false")) as storage:
         assert await storage.link("GET", "ab12/original", HEADERS) is None
@@ -267,11 +286,13 @@ async def test_a_store_that_is_gone_is_unavailable_at_once_and_good_again_later(
         own_object_store.start()
         await storage.put("a", io.BytesIO(b"y"))
         assert await content(storage, "a") == b"y"
-    assert [line["message"] for line in log_lines] == ["storage_unavailable"]
+    [line] = log_lines
+    assert line["message"] == "storage_unavailable"
+    assert line["error"].endswith("ConnectionRefused")
 
 
 async def test_a_store_that_hangs_is_unavailable_in_bounded_time_and_holds_up_nothing_else(
-    own_object_store: ObjectStore, impatient: None
+    own_object_store: ObjectStore, impatient: None, log_lines: Lines
 ) -> None:
     async with opened(own_object_store.variables()) as storage:
         await storage.put("a", io.BytesIO(b"x"))
@@ -286,6 +307,7 @@ async def test_a_store_that_hangs_is_unavailable_in_bounded_time_and_holds_up_no
         assert time.monotonic() - began < 30
         own_object_store.thaw()
         assert await content(storage, "a") == b"x"
+    assert all(line["error"].endswith("Timeout") for line in log_lines)
 
 
 async def test_calls_beyond_what_may_hang_are_refused_rather_than_queued(

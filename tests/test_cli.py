@@ -224,7 +224,7 @@ def test_connect_is_content_with_a_bucket_that_it_may_use(
         (
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
             "AWS_ENDPOINT_URL",
-            "no connection, or an error",
+            "ConnectionRefused",
         ),
     ],
 )

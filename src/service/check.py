@@ -16,7 +16,7 @@ from service.redis import open_redis
 from service.settings import Settings
 from service.sources import Problem
 from service.storage import StorageUnavailable, open_storage
-from service.store_errors import REFUSALS, refusal
+from service.store_errors import REFUSALS, reason, refusal
 
 CONNECT_SECONDS = 10
 
@@ -102,12 +102,12 @@ async def _storage(settings: Settings) -> list[Problem]:
         except StorageUnavailable as error:
             if storage.folder is not None:
                 raise
-            variable, expected, given = REFUSALS.get(refusal(error), _away(settings))
-            return [Problem(variable, "connection", expected, given)]
+            return [_store_problem(settings, error)]
     return []
 
 
-def _away(settings: Settings) -> tuple[str, str, str]:
-    address = settings.aws_endpoint_url
-    variable = "AWS_ENDPOINT_URL" if address else "MEDIA_STORE_URL"
-    return variable, "an object store that answers", "no connection, or an error"
+def _store_problem(settings: Settings, error: StorageUnavailable) -> Problem:
+    address = "AWS_ENDPOINT_URL" if settings.aws_endpoint_url else "MEDIA_STORE_URL"
+    away = (address, "an object store that answers", reason(error) or "no answer")
+    variable, expected, given = REFUSALS.get(refusal(error), away)
+    return Problem(variable, "connection", expected, given)

@@ -12,6 +12,9 @@ from obstore.exceptions import (
 
 MISSING = (NotFoundError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 CODE = re.compile("<Code>([A-Za-z0-9]{1,64})</Code>")
+# In obstore's dump, such as `kind: ConnectionRefused`, and of these the innermost.
+KIND = re.compile(r"(?:\bkind: |\bInvalidCertificate\(\s*)(\w+)")
+VAGUE = ("Connect", "Request", "Other", "InvalidData")
 _KEY = ("AWS_ACCESS_KEY_ID", "a key that the object store knows")
 _POLICY = "a bucket whose policy lets this key get, put, delete and list (docs/operations.md)"
 # Code of S3: the variable to blame, what was expected, what was found. No retry mends these.
@@ -59,12 +62,22 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, MISSING) and not refusal(error)
 
 
+def reason(error: BaseException) -> str:
+    """One word: S3's code, or what of the connection failed; nothing where that is not told."""
+    for each in _chain(error):
+        if found := CODE.search(str(each)):
+            return found[1]
+        kinds = [kind for kind in KIND.findall(str(each)) if kind not in VAGUE]
+        if kinds:
+            return str(kinds[-1])
+    return ""
+
+
 def described(error: BaseException) -> str:
-    """For the log: obstore adds a dump of its insides, and S3 what was signed."""
+    """In a line for the log: obstore adds a dump of its insides, and S3 what was signed."""
     text, _, _ = str(error).partition("\n\nDebug source")
     said = re.sub(r"(?s):?\s*<\?xml.*", "", text)
-    code = CODE.search(text)
-    return " ".join(f"{type(error).__name__}: {said} {code[1] if code else ''}".split())
+    return " ".join(f"{type(error).__name__}: {said} {reason(error)}".split())
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
