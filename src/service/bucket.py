@@ -17,7 +17,7 @@ from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from obstore.store import ObjectStore, S3Store
 
 from service.folder import BATCH, CHUNK_BYTES, Stored
@@ -67,7 +67,7 @@ class Keys:
                 found = self.session.get_credentials()
             if found is not None:
                 return found.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise NoCredentials(type(error).__name__) from error
         raise NoCredentials
 
@@ -186,6 +186,7 @@ def open_bucket(settings: Settings) -> Bucket:
             "virtual_hosted_style_request": not in_path,
             "region": region,
             "skip_signature": False,
+            "disable_bulk_delete": True,  # one at a time is what every store knows
         },
         client_options={**CLIENT, "allow_http": endpoint.startswith("http:")},
         retry_config=RETRIES,
