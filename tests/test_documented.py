@@ -129,7 +129,11 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("patch", "/api/media/{item_id}", {"200", "400", "401", "403", "404", "412", "422"}),
         ("delete", "/api/media/{item_id}", {"204", "401", "403", "404", "412", "422"}),
         ("get", "/api/public/media", {"200", "304", "422"}),
-        ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
+        (
+            "get",
+            "/media/{item_id}/{name}",
+            {"200", "206", "304", "307", "401", "404", "416", "422"},
+        ),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/ws/media", {"101", "401", "422", "426", "429"}),
         # media: to here

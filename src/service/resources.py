@@ -32,6 +32,7 @@ from service.system import disk_usage
 JOB_COUNT_SECONDS = 10
 POOL_CHECK_SECONDS = 0.5
 DISK_CHECK_SECONDS = 0.5
+STORE_CHECK_SECONDS = 2
 
 
 class FolderUnusable(Exception):
@@ -116,6 +117,16 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         storage = await stack.enter_async_context(open_storage(settings))
         disk = InThread(partial(check_disk, settings))
         health.add(Check("disk_space", disk, timeout_seconds=DISK_CHECK_SECONDS))
+        if storage.folder is None:
+            health.add(
+                Check(
+                    "media_store",
+                    InThread(storage.backend.ping),
+                    timeout_seconds=STORE_CHECK_SECONDS,
+                    on_demand=True,
+                    named_when_failing=True,
+                )
+            )
 
         mailer = Mailer(settings)
         if settings.mail_server:
@@ -140,7 +151,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
 def check_disk(settings: Settings) -> None:
     """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""
     folder = Path(settings.upload_folder)
-    needed = not settings.media_store_url.get_secret_value()
+    needed = not settings.media_store_url
     if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise FolderUnusable
     usage = disk_usage(folder)
