@@ -224,7 +224,9 @@ async def test_json_under_another_name_is_refused(embedded_api: Api, content_typ
     """A form of another site can send text/plain without asking the browser's permission."""
     body, headers = json.dumps(ACCOUNT), {"Content-Type": content_type.encode()}
     answer = await embedded_api.client.post("/api/accounts", content=body, headers=headers)
-    assert_problem(answer, 422)
+    problem = assert_problem(answer, 415)
+    assert problem["detail"] == "The body has to be application/json."
+    assert answer.headers["accept"] == "application/json"
     assert SECRET not in answer.text
 
 

@@ -343,6 +343,7 @@ def test_a_traceback_keeps_its_lines_and_can_forge_none(as_text: Logs) -> None:
 def configure() -> Iterator[Callable[[str], None]]:
     """Puts the whole configuration in force, at a level; what was before is restored."""
     names = ("", "service", "gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
+    names += ("python_multipart",)
     loggers = [logging.getLogger(name) for name in names]
     before = [(each, each.level, each.handlers[:], each.propagate) for each in loggers]
 
@@ -378,6 +379,13 @@ def test_access_lines_of_the_servers_are_off(configure: Configure, capsys: Captu
     configure("debug")
     logging.getLogger("uvicorn.access").info("GET /")
     logging.getLogger("gunicorn.access").info("GET /")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_malformed_form_is_no_warning(configure: Configure, capsys: Captured) -> None:
+    """Whoever sends one is told; the log is no place for strangers to write in."""
+    configure("info")
+    logging.getLogger("python_multipart.multipart").warning("Found invalid character")
     assert capsys.readouterr().err == ""
 
 

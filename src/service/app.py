@@ -43,6 +43,10 @@ ROUTERS = (
 )
 TITLE = "service"
 DESCRIPTION = "A small media library: accounts, uploads and their previews."
+TAGS = [
+    {"name": "accounts", "description": "Accounts, logins and API keys"},
+    {"name": "media", "description": "Uploads, their previews and what is public"},
+]
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
 
@@ -77,8 +81,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Make before the fork what every worker would otherwise make for itself."""
-        if self.settings.docs_enabled:
-            self.api.openapi()  # kept by the application
+        self.api.openapi()  # kept by the application, which also reads there what a body may be
 
     def _api(self) -> FastAPI:
         documented = self.settings.docs_enabled
@@ -91,6 +94,7 @@ class Service:
             docs_url=None,  # FastAPI's own loads its scripts from elsewhere
             redoc_url=None,
             redirect_slashes=False,
+            openapi_tags=TAGS,
             lifespan=self._lifespan,
             exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},

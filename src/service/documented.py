@@ -1,50 +1,77 @@
 """What every operation may answer, as OpenAPI describes it."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from service.errors import PROBLEM_JSON, phrase
+from service.errors import PROBLEM_JSON, phrase, problem_body
 
-ALWAYS = (413, 421, 500)  # whatever the operation
-SCHEMA = {"$ref": "#/components/schemas/Problem"}
+ALWAYS = (413, 421, 429, 500, 502, 503, 504)  # whatever the operation; 502 and 504 by a proxy
+NOTHING: Mapping[str, str] = {}
+UNREADABLE = (400, 415, 422)  # what a request's body may be
+AGAIN = {"Retry-After": "seconds"}
 # What goes with a problem of this status.
 HEADERS = {
-    401: {"WWW_Authenticate": "how to log in"},
-    416: {"Content_Range": "the size, such as `bytes */28231`"},
+    401: {"WWW-Authenticate": "how to log in"},
+    403: {"WWW-Authenticate": "what the token lacks"},
+    415: {"Accept": "what the body may be"},
+    416: {"Content-Range": "the size, such as `bytes */28231`"},
     426: {"Upgrade": "the protocol to use instead"},
-    429: {"Retry_After": "seconds"},
-    503: {"Retry_After": "seconds"},
+    **dict.fromkeys((429, 502, 503, 504), AGAIN),
 }
-REQUEST_ID = {"$ref": "#/components/headers/X-Request-ID"}
+EXAMPLES = {
+    400: "There was an error parsing the body",
+    401: "A valid bearer token is needed.",
+    403: "This API key may only read.",
+    404: "There is no such item.",
+    409: "An account has at most 100 keys. Delete one first.",
+    412: "It has changed since: If-Match names another version.",
+    413: "The request body is larger than 65536 bytes.",
+    415: "The body has to be application/json.",
+    416: "The content has 28231 bytes.",
+    421: "This service does not answer for that host.",
+    422: "body.password: expected 8 to 1024 characters",
+    426: "This is a WebSocket.",
+    429: "Too many attempts. Try again later.",
+    502: "The service is away. Try again shortly.",
+    503: "A service this request needs is away. Try again shortly.",
+    504: "The service took too long. Try again shortly.",
+}
+MISTAKES = {"errors": [{"in": "body.password", "message": "expected 8 to 1024 characters"}]}
+ID = "c9d9da5f386e262ed9c1f92b04d96150"
+REQUEST_ID = {
+    "description": "The client's, if well-formed, else a new one",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$", "examples": [ID]},
+}
 
 
 class Mistake(BaseModel):
     """One thing wrong with a request."""
 
     place: str = Field(alias="in", examples=["body.password"])
-    message: str
+    message: str = Field(examples=["expected 8 to 1024 characters"])
 
 
 class Problem(BaseModel):
     """RFC 9457."""
 
     type: str = Field(examples=["about:blank"])
-    title: str
-    status: int
-    detail: str
-    request_id: str = Field(description="also in the header X-Request-ID, and in the log")
+    title: str = Field(examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=[EXAMPLES[422]])
+    request_id: str = Field(
+        description="also in the header X-Request-ID, and in the log", examples=[ID]
+    )
     errors: list[Mistake] | None = Field(None, description="each mistake, where there are several")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these problems; ALWAYS is added later."""
-    answers: dict[int | str, dict[str, Any]] = {}
-    for status in statuses:
-        answers |= with_headers(status, **HEADERS.get(status, {}))
-        answers[status]["content"] = {PROBLEM_JSON: {"schema": SCHEMA}}
-    return answers
+    return {status: {"description": phrase(status)} for status in statuses}
 
 
 def asks_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -53,13 +80,29 @@ def asks_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": shape}
 
 
-def with_headers(status: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route whose answer of this status has headers."""
+def answers(
+    status: int,
+    required: Mapping[str, str] = NOTHING,
+    optional: Mapping[str, str] = NOTHING,
+    **more: Any,
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for this status: headers with what each means, and `more`."""
     headers = {
-        name.replace("_", "-"): {"description": description, "schema": {"type": "string"}}
-        for name, description in descriptions.items()
+        name: {
+            "description": meaning,
+            "required": name in required,
+            "schema": {"type": "string"},
+        }
+        for name, meaning in {**required, **optional}.items()
     }
-    return {status: {"description": phrase(status), "headers": headers}}
+    return {status: {"description": phrase(status), "headers": headers, **more}}
+
+
+def leads_to(operation: str, **parameters: str) -> dict[str, Any]:
+    """A link from an answer to an operation, whose `parameters` stand at these places of the
+    answer."""
+    places = {name: f"$response.body#{place}" for name, place in parameters.items()}
+    return {operation: {"operationId": operation, "parameters": places}}
 
 
 class DescribedApi(FastAPI):
@@ -75,17 +118,31 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components = schema.setdefault("components", {})
     components.setdefault("schemas", {}).update(problem.pop("$defs"), Problem=problem)
-    components["headers"] = {
-        "X-Request-ID": {
-            "description": "The client's, if well-formed, else a new one",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$"},
-        }
-    }
+    components["headers"] = {"X-Request-ID": REQUEST_ID}
+    components["responses"] = shared = {}
     for path in schema["paths"].values():
         for operation in path.values():
-            responses = operation["responses"]
-            responses.update({str(status): answer for status, answer in problems(*ALWAYS).items()})
-            for response in responses.values():
-                response.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
+            responses = operation["responses"] | {str(status): {} for status in ALWAYS}
+            for status in responses:
+                if status >= "400":
+                    name = phrase(int(status)).replace(" ", "")
+                    shared[name] = _named(_problem(int(status)))
+                    responses[status] = {"$ref": f"#/components/responses/{name}"}
+                else:
+                    _named(responses[status])
             operation["responses"] = dict(sorted(responses.items()))
     return schema
+
+
+def _named(response: dict[str, Any]) -> dict[str, Any]:
+    named = {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}
+    response["headers"] = response.get("headers", {}) | named
+    return response
+
+
+def _problem(status: int) -> dict[str, Any]:
+    """The answer that every problem of this status is."""
+    mistakes: dict[str, Any] = MISTAKES if status == 422 else {}
+    example = problem_body(status, detail=EXAMPLES.get(status), request_id=ID, **mistakes)
+    shape = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": json.loads(example)}
+    return answers(status, HEADERS.get(status, NOTHING), content={PROBLEM_JSON: shape})[status]

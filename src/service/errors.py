@@ -3,7 +3,7 @@
 import http
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from fastapi.exceptions import (
@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 log = logging.getLogger(__name__)
 
+JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
 NO_REQUEST_ID = "-"
 # RFC 9110's names, of which Python 3.13 is the first to know.
@@ -125,8 +126,13 @@ def allowed_methods(request: Request) -> str:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """422 with the place and reason of every mistake, never the value: it may be a password."""
+    """422 with the place and reason of every mistake, never the value: it may be a password. 415
+    where the body is of another type than the operation takes, and so was not read."""
     assert isinstance(error, ValidationException)
+    if isinstance(error, RequestValidationError) and (expected := unmet_types(request)):
+        types = ", ".join(expected)
+        detail = f"The body has to be {types}."
+        return problem_response(request, 415, detail=detail, headers={"Accept": types})
     errors = [
         {
             "in": ".".join(map(str, mistake["loc"])),
@@ -136,6 +142,22 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     ]
     detail = "; ".join(f"{mistake['in']}: {mistake['message']}" for mistake in errors)
     return problem_response(request, 422, detail=detail, errors=errors)
+
+
+def unmet_types(request: Request) -> Collection[str]:
+    """The media types that OpenAPI has for a body, where there is one and it is none of them."""
+    if request.headers.get("content-length", "0") == "0" and not _is_chunked(request):
+        return ()
+    route: Any = request.scope["route"]
+    operation = request.app.openapi()["paths"].get(route.path, {}).get(request.method.lower(), {})
+    types: Mapping[str, Any] = operation.get("requestBody", {}).get("content", {})
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = given.startswith("application/") and given.endswith("+json")
+    return () if given in types or (is_json and JSON in types) else types
+
+
+def _is_chunked(request: Request) -> bool:
+    return "transfer-encoding" in request.headers
 
 
 async def on_disconnect(request: Request, error: Exception) -> Response:

@@ -196,5 +196,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             # The app writes its own access line, or nginx does.
             "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
             "uvicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+            # Warns of each malformed form, which its sender is told of.
+            "python_multipart": {"level": "ERROR"},
         },
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,8 @@ from service.redis import OptionalRedis, is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.system import disk_usage
+
+log = logging.getLogger(__name__)
 
 JOB_COUNT_SECONDS = 10
 POOL_CHECK_SECONDS = 0.5
@@ -162,7 +165,7 @@ def check_disk(settings: Settings) -> None:
 @asynccontextmanager
 async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run coroutines beside a block and cancel them at its end."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    tasks = [asyncio.create_task(_told(coroutine)) for coroutine in coroutines]
     try:
         yield
     finally:
@@ -170,6 +173,14 @@ async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[No
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def _told(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Nobody awaits it: what it raises would be in no log as long as the process runs."""
+    try:
+        await coroutine
+    except Exception:
+        log.exception("background_task_failed")
 
 
 def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:

@@ -48,8 +48,14 @@ class FixedPaths:
 
 
 def add_routes(api: FastAPI, routers: Iterable[APIRouter]) -> None:
-    """Give an application the routes of several routers, before its own of the documentation."""
+    """Give an application the routes of several routers, before its own of the documentation.
+
+    An operation's id is its function's name: clients make the names of theirs of it.
+    """
     routes = [route for router in routers for route in router.routes]
+    for route in routes:
+        if isinstance(route, APIRoute):
+            route.operation_id = route.operation_id or route.name
     api.router.routes[:0] = routes
     api.router.middleware_stack = FixedPaths(api.router)
 

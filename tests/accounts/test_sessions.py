@@ -128,9 +128,9 @@ async def test_a_mistake_in_the_form_is_422_and_the_password_does_not_come_back(
 @pytest.mark.parametrize(
     ("content", "content_type", "status"),
     [
-        (b'{"username": "a", "password": "' + SECRET.encode() + b'"}', "application/json", 422),
+        (b'{"username": "a", "password": "' + SECRET.encode() + b'"}', "application/json", 415),
         (SECRET.encode(), "application/x-www-form-urlencoded", 422),
-        (SECRET.encode(), "text/plain", 422),
+        (SECRET.encode(), "text/plain", 415),
         (SECRET.encode(), "multipart/form-data", 400),
         (SECRET.encode(), "multipart/form-data; boundary=x", 400),
         (b"&".join(b"a%d=1" % n for n in range(1001)), "application/x-www-form-urlencoded", 400),
@@ -140,7 +140,7 @@ async def test_a_mistake_in_the_form_is_422_and_the_password_does_not_come_back(
             + SECRET.encode()
             + b"\r\n--x--\r\n",
             "multipart/form-data; boundary=x",
-            422,
+            415,
         ),
         (
             b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\na\r\n--x--\r\n',

@@ -64,12 +64,29 @@ async def test_a_thumbnail_is_a_file_as_well(api: Api, owner: Headers) -> None:
     assert answer.headers["cache-control"] == "public, max-age=60"
 
 
-@pytest.mark.parametrize("asked", [{"Range": "bytes=0-3"}, {"Range": "bytes=9999-"}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"Range": "bytes=0-3"},
+        {"Range": "bytes=9999999-", "If-Range": '"nginx-1"'},
+        {"Range": "bytes=9999999-", "If-None-Match": '"nginx-1"'},
+    ],
+)
 async def test_ranges_are_left_to_nginx(api: Api, owner: Headers, asked: Headers) -> None:
     item = await processed(api, owner)
     answer = await api.client.get(item["url"], headers=owner | asked)
     assert answer.status_code == 200
     assert "x-accel-redirect" in answer.headers
+
+
+async def test_a_range_that_cannot_be_had_is_a_problem(api: Api, owner: Headers) -> None:
+    """With an error's caching, and not with the file's beside it, as nginx would have it."""
+    item = await processed(api, owner)
+    headers = owner | {"Range": "bytes=9999999-"}
+    answer = await api.client.get(item["url"], headers=headers)
+    assert_problem(answer, 416)
+    assert "cache-control" not in answer.headers
+    assert (await api.client.head(item["url"], headers=headers)).status_code == 200
 
 
 async def test_conditions_are_left_to_nginx(api: Api, owner: Headers) -> None:

@@ -1,6 +1,5 @@
 """One's own items, one or a page at a time, on both back ends."""
 
-import base64
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from api import Api, Headers, assert_problem
-from service.media.listing import CursorInvalid, decode_cursor, encode_cursor
+from service.media.listing import CURSOR, decode_cursor, encode_cursor
 from service.media.models import MediaItem
 from service.media.schemas import MediaPage, MediaView
 
@@ -212,41 +211,29 @@ async def test_another_limit_is_422(embedded_api: Api, limit: str) -> None:
     assert assert_problem(answer, 422)["errors"][0]["in"] == "query.limit"
 
 
-def encoded(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
 BAD_CURSORS = [
     "",
     "x",
-    "=",
-    "%00",
-    "\u00e4",
-    "AAAA",
-    "not base64!",
-    encoded(""),
-    encoded("|"),
-    encoded("2026-07-01T12:00:00+00:00"),
-    encoded(f"2026-07-01T12:00:00+00:00|{ITEM}x"),
-    encoded(f"2026-07-01T12:00:00|{ITEM}"),
-    encoded(f"yesterday|{ITEM}"),
-    encoded(f"0001-01-01T00:00:00+14:00|{ITEM}"),
-    encoded(f"9999-12-31T23:59:59-14:00|{ITEM}"),
-    encoded(f"99999-01-01T00:00:00+00:00|{ITEM}"),
-    encoded(f"2026-07-01T12:00:00+99:00|{ITEM}"),
-    encoded("2026-07-01T12:00:00+00:00|' OR 1=1 --"),
-    base64.urlsafe_b64encode(b"\xff\xfe|\x00").decode(),
+    "-",
+    ITEM,
+    f"-{ITEM}",
+    "1782907200000000",
+    "1782907200000000-",
+    f"1782907200000000-{ITEM}x",
+    f"1782907200000000-{ITEM[:-1]}",
+    f"1782907200000000-{ITEM.upper()}",
+    f"1782907200000000 {ITEM}",
+    f"17829072000000000-{ITEM}",
+    f"-1782907200000000-{ITEM}",
+    f"1.0-{ITEM}",
+    f"\u0661-{ITEM}",
+    f"1-{ITEM}\n",
+    "1782907200000000-' OR 1=1 --",
     "A" * 200,
 ]
 
 
 @pytest.mark.parametrize("cursor", BAD_CURSORS, ids=lambda cursor: ascii(cursor)[:20])
-def test_what_is_no_cursor_is_refused(cursor: str) -> None:
-    with pytest.raises(CursorInvalid):
-        decode_cursor(cursor)
-
-
-@pytest.mark.parametrize("cursor", [*BAD_CURSORS[:8], BAD_CURSORS[13], "A" * 201])
 async def test_what_is_no_cursor_is_422(embedded_api: Api, cursor: str) -> None:
     headers = await embedded_api.signed_in()
     query = {"cursor": cursor}
@@ -254,16 +241,17 @@ async def test_what_is_no_cursor_is_422(embedded_api: Api, cursor: str) -> None:
     assert_problem(answer, 422)
 
 
-@pytest.mark.parametrize("when", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999+00:00"])
-async def test_a_cursor_at_the_end_of_time_is_a_page(api: Api, when: str) -> None:
+@pytest.mark.parametrize("microseconds", ["0", "0" * 16, "9" * 16])
+async def test_a_cursor_at_the_end_of_time_is_a_page(api: Api, microseconds: str) -> None:
     headers = await api.signed_in()
-    assert (await page(api, headers, cursor=encoded(f"{when}|{ITEM}")))["items"] == []
+    assert (await page(api, headers, cursor=f"{microseconds}-{ITEM}"))["items"] == []
 
 
 def test_a_cursor_is_read_as_it_was_written() -> None:
     row = item(uuid4(), NOON + timedelta(microseconds=1))
-    assert decode_cursor(encode_cursor(row.created_at, row.id)) == (row.created_at, row.id)
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,200}", encode_cursor(row.created_at, row.id))
+    cursor = encode_cursor(row.created_at, row.id)
+    assert decode_cursor(cursor) == (row.created_at, row.id)
+    assert re.fullmatch(CURSOR, cursor)
 
 
 async def test_one_own_item_is_shown(api: Api) -> None:

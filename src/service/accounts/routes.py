@@ -3,8 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
-from fastapi.security import OAuth2PasswordRequestForm
+from fastapi import APIRouter, Form, Response
 
 from service.accounts import keys, logins, password_reset, registration
 from service.accounts.attempts import Network
@@ -17,39 +16,42 @@ from service.accounts.schemas import (
     IssuedKey,
     KeyList,
     KeyView,
+    LoginForm,
     NewAccount,
     NewKey,
     PasswordReset,
 )
 from service.accounts.sessions import CurrentAccount, Identity, LoggedIn
-from service.documented import problems
+from service.documented import UNREADABLE, answers, leads_to, problems
 from service.resources import Provided
 from service.routing import readable
 
 router = APIRouter(tags=["accounts"])
 
+KEY_LINKS = answers(201, links=leads_to("delete_key", key_id="/id"))
 
-@router.post("/api/accounts", status_code=202, responses=problems(400, 422, 503))
+
+@router.post("/api/accounts", status_code=202, responses=problems(*UNREADABLE, 503))
 async def create_account(account: NewAccount, resources: Provided) -> Accepted:
     """Ask for an account. The answer is the same whether the address is known or not."""
     await registration.register(resources, account.email, account.password)
     return Accepted()
 
 
-@router.post("/api/accounts/confirm", status_code=204, responses=problems(400, 422, 503))
+@router.post("/api/accounts/confirm", status_code=204, responses=problems(*UNREADABLE, 503))
 async def confirm_account(confirmation: Confirmation, resources: Provided) -> None:
     """Confirm an account with the token from the mail. It works once."""
     await registration.confirm(resources, confirmation.token)
 
 
-@router.post("/api/accounts/password/forgot", status_code=202, responses=problems(400, 422, 503))
+@router.post("/api/accounts/password/forgot", status_code=202, responses=problems(*UNREADABLE, 503))
 async def forget_password(forgotten: Forgotten, resources: Provided) -> Accepted:
     """Ask for a link to set a new password. The answer is the same for an unknown address."""
     await password_reset.ask(resources, forgotten.email)
     return Accepted()
 
 
-@router.post("/api/accounts/password/reset", status_code=204, responses=problems(400, 422, 503))
+@router.post("/api/accounts/password/reset", status_code=204, responses=problems(*UNREADABLE, 503))
 async def reset_password(wanted: PasswordReset, resources: Provided, network: Network) -> None:
     """Set a new password with the token from the mail, which works once, for an hour.
 
@@ -58,9 +60,9 @@ async def reset_password(wanted: PasswordReset, resources: Provided, network: Ne
     await password_reset.reset(resources, wanted.token, wanted.password, network)
 
 
-@router.post("/login", responses=problems(400, 401, 422, 429, 503))
+@router.post("/login", responses=problems(*UNREADABLE, 401, 503))
 async def log_in(
-    form: Annotated[OAuth2PasswordRequestForm, Depends()],
+    form: Annotated[LoginForm, Form()],
     resources: Provided,
     network: Network,
     response: Response,
@@ -83,7 +85,11 @@ async def who_am_i(identity: CurrentAccount) -> Identity:
     return identity
 
 
-@router.post("/api/keys", status_code=201, responses=problems(400, 401, 403, 409, 422, 503))
+@router.post(
+    "/api/keys",
+    status_code=201,
+    responses=KEY_LINKS | problems(*UNREADABLE, 401, 403, 409, 503),
+)
 async def create_key(
     wanted: NewKey, identity: LoggedIn, resources: Provided, response: Response
 ) -> IssuedKey:

@@ -1,6 +1,5 @@
 """Bodies of the account requests and answers."""
 
-import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -17,6 +16,7 @@ from pydantic import (
 
 from service.accounts import addresses
 from service.accounts.models import ApiKey
+from service.texts import VISIBLE_LINE
 
 # NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
 MIN_PASSWORD_CHARACTERS = 8
@@ -92,30 +92,37 @@ class Accepted(BaseModel):
     detail: str = "If the address can be used, a mail is on its way."
 
 
+class LoginForm(BaseModel):
+    """RFC 6749 section 4.3.2; there are no scopes, and any client may log in."""
+
+    grant_type: Literal["password"] = "password"
+    username: str = Field(
+        min_length=1, description="the mail address", examples=["ada@example.org"]
+    )
+    password: str = Field(
+        min_length=1,
+        examples=["correct horse battery staple"],
+        json_schema_extra={"format": "password"},
+    )
+
+
 class AccessToken(BaseModel):
     """RFC 6749 section 5.1."""
 
-    access_token: str
+    access_token: str = Field(examples=["CdAxHyDHs3Ub6JiZ-hR33D2I6oGCzqgS1tIzkBBBg6s"])
     token_type: Literal["bearer"] = "bearer"
-    expires_in: int = Field(description="seconds")
+    expires_in: int = Field(description="seconds", examples=[86400])
 
 
 class AccountView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: UUID
-    email: str
-    created_at: datetime
+    id: UUID = Field(examples=["74720926-10c8-4c31-a453-192fbae165d0"])
+    email: str = Field(examples=["ada@example.org"])
+    created_at: datetime = Field(examples=["2026-11-23T16:37:30.327951Z"])
 
 
 Scope = Literal["read", "write"]
-
-
-def _key_name(text: str) -> str:
-    text = text.strip()
-    if not text or any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise ValueError("expected a name without control characters")
-    return text
 
 
 def _written_moment(value: Any) -> Any:
@@ -137,7 +144,9 @@ class NewKey(BaseModel):
     """What a key is for, what it may do, and until when."""
 
     name: Annotated[
-        str, Field(min_length=1, max_length=100, examples=["backup"]), AfterValidator(_key_name)
+        str,
+        Field(max_length=100, pattern=VISIBLE_LINE, examples=["backup"]),
+        AfterValidator(str.strip),
     ]
     scopes: list[Scope] = Field(
         min_length=1, max_length=2, examples=[["read"]], description="`write` includes `read`"
@@ -156,13 +165,13 @@ class NewKey(BaseModel):
 class KeyView(BaseModel):
     """A key as its owner sees it, without the key."""
 
-    id: UUID
+    id: UUID = Field(examples=["0b4dbb4e-4f0c-4b8a-9f57-0d5a3c0f6f0e"])
     name: str = Field(examples=["backup"])
     scopes: list[Scope] = Field(examples=[["read"]])
     ending: str = Field(description="the key's last characters", examples=["x7Qf"])
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="to the hour")
+    created_at: datetime = Field(examples=["2026-11-23T16:37:30.327951Z"])
+    expires_at: datetime | None = Field(examples=["2030-01-31T12:00:00Z"])
+    last_used_at: datetime | None = Field(description="to the hour", examples=[None])
 
     @classmethod
     def of(cls, row: ApiKey, **more: Any) -> Self:

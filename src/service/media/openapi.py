@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.documented import asks_header, with_headers
+from service.documented import answers, asks_header, leads_to
 from service.media.schemas import UploadForm
 
 # The body is read by the use case, after the token was checked: FastAPI's own File() reads first.
@@ -13,18 +13,29 @@ UPLOAD_BODY: dict[str, Any] = {
     }
 }
 
-ETAG = "of this version"
-ACCEPTED = with_headers(202, Location="the item")
-TAGGED = with_headers(200, ETag=ETAG)
-LISTED = with_headers(200, ETag=ETAG, Link='the next page, if there is one: rel="next"')
-NOT_CHANGED = with_headers(304, ETag=ETAG)
-BYTES = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-CONTENT: dict[int | str, dict[str, Any]] = {
-    200: with_headers(200, ETag=ETAG, Accept_Ranges="`bytes`")[200] | BYTES,
-    206: with_headers(206, ETag=ETAG, Content_Range="the range sent")[206] | BYTES,
+
+ETAG = {"ETag": "of this version"}
+_NEXT = {"Link": 'the next page, if there is one: rel="next"'}
+_CURSOR = "/next_cursor"
+_LINKS = {
+    **leads_to("get_media", item_id="/id"),
+    **leads_to("change_media", item_id="/id"),
+    **leads_to("delete_media", item_id="/id"),
+    **leads_to("get_original", item_id="/id", name="/filename"),
+    **leads_to("get_thumbnail", item_id="/id"),
+}
+ACCEPTED = answers(202, {"Location": "the item"}, links=_LINKS)
+TAGGED = answers(200, ETAG, links=_LINKS)
+LISTED = answers(200, ETAG, _NEXT, links=leads_to("list_media", cursor=_CURSOR))
+PUBLIC_LISTED = answers(200, ETAG, _NEXT, links=leads_to("list_public_media", cursor=_CURSOR))
+NOT_CHANGED = answers(304, ETAG)
+_BYTES = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+CONTENT = {
+    **answers(200, {**ETAG, "Accept-Ranges": "`bytes`"}, content=_BYTES),
+    **answers(206, {**ETAG, "Content-Range": "the range sent"}, content=_BYTES),
     **NOT_CHANGED,
 }
-SENT_ON = with_headers(307, Location="the object store, for the next five minutes")
+SENT_ON = answers(307, {"Location": "the object store, for the next five minutes"})
 
 _KNOWN = asks_header("If-None-Match", "the version that the client has; 304 if it is current")
 IF_NONE_MATCH = {"parameters": [_KNOWN]}

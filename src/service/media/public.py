@@ -14,7 +14,7 @@ _PAGE = keyset_page(*PUBLIC_COLUMNS, where=IS_PUBLIC)
 
 
 async def page(resources: Resources, limit: int, cursor: str | None) -> tuple[bytes, str | None]:
-    """A page as JSON, and the cursor of the next one. Raises CursorInvalid."""
+    """A page as JSON, and the cursor of the next one."""
     name = f"{limit}:{cursor or ''}"
     look = await resources.cache.look(GROUP, name)
     if look.content is not None:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.accounts.sessions import CurrentAccount, MaybeAccount, Writer
-from service.documented import problems
+from service.documented import UNREADABLE, problems
 from service.etags import tagged
 from service.idempotency import IdempotencyKey
 from service.media import changes, downloads, listing, public, uploads
@@ -20,11 +20,12 @@ from service.media.openapi import (
     IF_NONE_MATCH,
     LISTED,
     NOT_CHANGED,
+    PUBLIC_LISTED,
     SENT_ON,
     TAGGED,
     UPLOAD_BODY,
 )
-from service.media.schemas import MediaChanges, MediaPage, MediaView, PublicPage
+from service.media.schemas import CURSOR, MediaChanges, MediaPage, MediaView, PublicPage
 from service.media.views import item_json, page_json
 from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
@@ -36,7 +37,7 @@ router = APIRouter(tags=["media"])
 UPLOAD_PATH = "/api/media"
 PUBLIC_PATH = "/api/public/media"
 Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[str | None, Query(max_length=200)]
+Cursor = Annotated[str | None, Query(pattern=listing.CURSOR, examples=[CURSOR])]
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
@@ -49,7 +50,7 @@ def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
     status_code=202,
     openapi_extra=UPLOAD_BODY,
     response_model=MediaView,
-    responses=ACCEPTED | problems(400, 401, 403, 422, 503),
+    responses=ACCEPTED | problems(*UNREADABLE, 401, 403, 503),
 )
 async def upload(
     identity: Writer,
@@ -101,7 +102,7 @@ async def get_media(
     "/api/media/{item_id}",
     response_model=MediaView,
     openapi_extra=IF_MATCH,
-    responses=TAGGED | problems(400, 401, 403, 404, 412, 422, 503),
+    responses=TAGGED | problems(*UNREADABLE, 401, 403, 404, 412, 503),
 )
 async def change_media(
     item_id: UUID,
@@ -135,7 +136,7 @@ async def delete_media(
     PUBLIC_PATH,
     response_model=PublicPage,
     openapi_extra=IF_NONE_MATCH,
-    responses=LISTED | NOT_CHANGED | problems(422, 503),
+    responses=PUBLIC_LISTED | NOT_CHANGED | problems(422, 503),
 )
 async def list_public_media(
     request: Request, resources: Provided, limit: Limit = 20, cursor: Cursor = None

@@ -1,35 +1,22 @@
 """Bodies of the media requests and answers."""
 
-import unicodedata
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
-from pydantic_core import PydanticCustomError
 
 from service.media.models import Status
+from service.texts import LINE, VISIBLE_LINE
 
-
-def _title(value: str) -> str:
-    value = value.strip()
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise PydanticCustomError("control_character", "Control characters are not allowed")
-    return value
-
-
-def _something(value: str) -> str:
-    if not value:
-        raise PydanticCustomError("empty", "Expected at least one visible character")
-    return value
-
-
-Title = Annotated[str, Field(max_length=200), AfterValidator(_title)]
-
+Title = Annotated[str, Field(max_length=200, pattern=LINE), AfterValidator(str.strip)]
+VisibleTitle = Annotated[
+    str, Field(max_length=200, pattern=VISIBLE_LINE), AfterValidator(str.strip)
+]
 
 ID = "f8d885ed-db27-4eb3-b3c8-f6cf0234be13"
 SHA256 = "39acf0b7bcad3d8f6550d8785c737e25d04e9410f17c251dbaea3e6272239911"
-CURSOR = "MjAyNi0xMS0yM1QxNjozNzozMC4zMjc5NTErMDA6MDB8ZjhkODg1ZWRkYjI3NGViM2IzYzhmNmNmMDIzNGJlMTM"
+CURSOR = "1795451850327951-f8d885eddb274eb3b3c8f6cf0234be13"
 
 
 class _Seen(BaseModel):
@@ -45,19 +32,19 @@ class _Seen(BaseModel):
     height: int | None = Field(description="pixels, of an image", examples=[800])
     url: str = Field(examples=[f"/media/{ID}/sunrise.jpg"])
     thumbnail_url: str | None = Field(examples=[f"/media/{ID}/thumbnail"])
-    created_at: datetime
+    created_at: datetime = Field(examples=["2026-11-23T16:37:30.327951Z"])
 
 
 class MediaView(_Seen):
     """An item as its owner sees it; `views` writes it."""
 
     filename: str = Field(examples=["sunrise.jpg"])
-    public: bool
+    public: bool = Field(examples=[False])
     status: Status = Field(examples=["ready"])
     progress: int = Field(ge=0, le=100, description="percent", examples=[100])
     reason: str | None = Field(description="why processing failed", examples=[None])
     sha256: str | None = Field(description="hexadecimal, once processed", examples=[SHA256])
-    updated_at: datetime
+    updated_at: datetime = Field(examples=["2026-11-23T16:37:31.104552Z"])
 
 
 class PublicItem(_Seen):
@@ -78,21 +65,19 @@ class PublicPage(BaseModel):
     next_cursor: str | None = Field(examples=[CURSOR])
 
 
-class UploadForm(BaseModel):
+class UploadFields(BaseModel):
+    """What may stand beside the file of an upload."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Title = Field("", description="default: the file's name", examples=["Sunrise"])
+    public: bool = False
+
+
+class UploadForm(UploadFields):
     """multipart/form-data of an upload."""
 
     file: bytes = Field(json_schema_extra={"format": "binary"})
-    title: str = Field(
-        "", max_length=200, description="default: the file's name", examples=["Sunrise"]
-    )
-    public: bool = False
-
-
-class UploadFields(BaseModel):
-    """What may stand beside the file."""
-
-    title: Title = ""
-    public: bool = False
 
 
 def _absent(schema: dict[str, Any]) -> None:
@@ -105,9 +90,7 @@ class MediaChanges(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    title: Annotated[Title, AfterValidator(_something)] = Field(
-        "", examples=["Dawn"], json_schema_extra=_absent
-    )
+    title: VisibleTitle = Field("", examples=["Dawn"], json_schema_extra=_absent)
     public: StrictBool = Field(False, examples=[True], json_schema_extra=_absent)
     filename: str = Field(
         "", min_length=1, max_length=1000, examples=["dawn.jpg"], json_schema_extra=_absent

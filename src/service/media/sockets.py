@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from service.accounts.sessions import SocketAccount
-from service.documented import problems, with_headers
+from service.documented import answers, problems
 from service.errors import ServiceError
 from service.media.live import Live
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["media"])
 PATH = "/ws/media"
 # As many digits as any revision has.
 Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$")]
-UPGRADES = with_headers(101, Sec_WebSocket_Protocol="`bearer`, where it was offered")
+UPGRADES = answers(101, optional={"Sec-WebSocket-Protocol": "`bearer`, where it was offered"})
 
 
 class UpgradeNeeded(ServiceError):

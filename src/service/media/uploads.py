@@ -52,7 +52,7 @@ def _fields(form: FormData) -> tuple[UploadFile, UploadFields]:
     if not isinstance(file, UploadFile):
         missing = {"loc": ("body", "file"), "msg": "Expected a file part with this name"}
         raise RequestValidationError([missing])
-    given = {name: form[name] for name in UploadFields.model_fields if name in form}
+    given = {name: value for name, value in form.items() if name != "file"}
     try:
         return file, UploadFields.model_validate(given)
     except ValidationError as error:
