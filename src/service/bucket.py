@@ -105,7 +105,7 @@ class Bucket:
 
     def __init__(self, store: ObjectStore, links: Links | None = None) -> None:
         self.store = store
-        self.links = links
+        self.links = links  # None where clients are not sent to the store
 
     def put(self, key: str, file: IO[bytes]) -> None:
         """Store what is left to read of a file. Parts of one that fails are removed again."""
@@ -154,10 +154,6 @@ class Bucket:
         except ERRORS as error:
             if not is_missing(error):
                 raise StoreAway(described(error)) from error
-
-    def link(self, method: str, key: str, headers: Mapping[str, str]) -> str | None:
-        """Where clients get an object, or None where they are not sent to the store."""
-        return self.links.sign(method, key, headers) if self.links else None
 
 
 def _length(file: IO[bytes]) -> int:

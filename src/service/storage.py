@@ -34,6 +34,12 @@ class StorageUnavailable(Unavailable):
     """The bytes cannot be written or read for the moment."""
 
 
+class Links(Protocol):
+    """Signs URLs by which clients get objects from the store itself. Calls may block."""
+
+    def sign(self, method: str, key: str, headers: Mapping[str, str]) -> str: ...
+
+
 class Backend(Protocol):
     """What keeps the bytes. Calls block, and raise what `store_errors.ERRORS` has."""
 
@@ -44,7 +50,8 @@ class Backend(Protocol):
     def objects(self) -> Iterator[Sequence[Stored]]: ...
     def tidy(self) -> None: ...
     def ping(self) -> None: ...
-    def link(self, method: str, key: str, headers: Mapping[str, str]) -> str | None: ...
+    @property
+    def links(self) -> Links | None: ...
 
 
 class Threads:
@@ -150,8 +157,10 @@ class Storage:
         """A URL at which a client gets an object from the store itself, for a short time and with
         these headers; None where it has to come from here. Raises StorageUnavailable."""
         _check_key(key)
+        if self.backend.links is None:
+            return None
         with _translated(missing=StorageUnavailable):
-            return await self.threads.run(self.backend.link, method, key, headers)
+            return await self.threads.run(self.backend.links.sign, method, key, headers)
 
     async def tidy(self) -> None:
         """Remove what is not yet an object, and never will be. Raises StorageUnavailable."""
