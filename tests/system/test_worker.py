@@ -98,6 +98,18 @@ def test_a_job_runs_and_is_gone(rig: Rig) -> None:
     rig.wait_until_done(seconds=5)
 
 
+def test_the_queue_is_asked_single_statements_without_a_transaction_around_each(rig: Rig) -> None:
+    rig.worker()
+    rig.enqueue("test.record", name="x")
+    rig.wait_until_done()
+    last = rig.psql(
+        "SELECT query FROM pg_stat_activity"
+        " WHERE application_name = 'service-worker' AND datname = current_database()"
+    )
+    assert "procrastinate_fetch_job" in last
+    assert "COMMIT" not in last
+
+
 def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
     worker = rig.worker()
     rig.enqueue("test.record", name="a", request="0123456789abcdef")
@@ -161,9 +173,9 @@ def test_a_job_of_a_newer_release_waits_for_it(rig: Rig) -> None:
 
 
 def test_a_scheduled_task_runs_once_however_many_workers_there_are(rig: Rig) -> None:
+    began = time.monotonic()
     for _ in range(2):
         rig.worker(EVERY_SECONDS="1")
-    began = time.monotonic()
     time.sleep(5)
     ran = rig.notes.count("ran None 1")
     assert 3 <= ran <= time.monotonic() - began + 2
