@@ -34,8 +34,8 @@ def main(names: list[str]) -> int:
                 "probes": lambda: process.probes(directory),
                 "memory": lambda: process.memory(*servers),
                 "startup": lambda: process.startup(*servers),
-                "upload": lambda: process.upload(*servers),
-                "reads_during_uploads": lambda: uploads.reads_during_uploads(*servers),
+                "upload": lambda: process.upload(*servers),  # media
+                "reads_during_uploads": lambda: uploads.reads_during_uploads(*servers),  # media
                 "enumeration": lambda: enumeration.enumeration(*servers),
             }
             rows: list[Row] = []

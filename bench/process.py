@@ -20,8 +20,8 @@ from bench.table import Row
 from servers import Postgresql, RedisServer, Web, running, wait_until
 
 CALLS = 20_000
-UPLOAD_BYTES = 16 * 1024 * 1024
-PARALLEL_UPLOADS = 4
+UPLOAD_BYTES = 16 * 1024 * 1024  # media
+PARALLEL_UPLOADS = 4  # media
 
 
 def probes(directory: Path) -> list[Row]:
@@ -142,6 +142,7 @@ def _seconds_to_ready(web: Web) -> float:
         web.stop(signal.SIGTERM)  # the stock worker would outlive a master that is killed
 
 
+# media: from here
 def upload(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """Peak extra memory of the web process for each of several 16 MiB uploads at once."""
     url = postgresql.new_database()
@@ -199,3 +200,6 @@ def _reset_peak(pid: int) -> int:
 
 def _peak(pid: int) -> int:
     return _status_kib(pid, "VmHWM")
+
+
+# media: to here

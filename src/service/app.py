@@ -13,12 +13,14 @@ from starlette.types import Receive, Scope, Send
 import service.accounts.pages
 import service.accounts.routes
 import service.media.routes
+import service.media.sockets
 from service import metrics, pages, static
 from service.details import Details
 from service.documented import DescribedApi
 from service.errors import exception_handlers
 from service.health import Health, Probes
 from service.lifecycle import Lifecycle
+from service.media.live import open_live
 from service.middleware import RequestLayer
 from service.resources import (
     Resources,
@@ -36,6 +38,7 @@ ROUTERS = (
     service.accounts.routes.router,
     service.accounts.pages.router,
     service.media.routes.router,
+    service.media.sockets.router,
     static.router,
 )
 TITLE = "service"
@@ -59,7 +62,7 @@ class Service:
         self.details = Details(settings, self.health)
         self.open_resources = open_resources
         self.api = self._api()
-        self.layer = RequestLayer(self.api, settings, service.media.routes.body_limits(settings))
+        self.layer = RequestLayer(self.api, settings, body_limits(settings))
         self.front = {
             **Probes(self.health).paths,
             "/health/detailed": self.details.endpoint(self.layer),
@@ -115,7 +118,15 @@ class Service:
                 from service.embedded import run_jobs  # noqa: PLC0415
 
                 await stack.enter_async_context(run_jobs(resources))
-            yield {"resources": resources}
+            live = await stack.enter_async_context(open_live(resources, self.health))
+            yield {"resources": resources, "live": live}
+
+
+def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
+    """Where a request's body may be larger than usual, in bytes, by (method, path)."""
+    return {
+        **service.media.routes.body_limits(settings),
+    }
 
 
 def create_app(

@@ -13,6 +13,7 @@ SCHEMA = {"$ref": "#/components/schemas/Problem"}
 HEADERS = {
     401: {"WWW_Authenticate": "how to log in"},
     416: {"Content_Range": "the size, such as `bytes */28231`"},
+    426: {"Upgrade": "the protocol to use instead"},
     429: {"Retry_After": "seconds"},
     503: {"Retry_After": "seconds"},
 }

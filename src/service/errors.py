@@ -6,7 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import (
+    RequestValidationError,
+    ValidationException,
+    WebSocketRequestValidationError,
+)
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -122,7 +126,7 @@ def allowed_methods(request: Request) -> str:
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
     """422 with the place and reason of every mistake, never the value: it may be a password."""
-    assert isinstance(error, RequestValidationError)
+    assert isinstance(error, ValidationException)
     errors = [
         {
             "in": ".".join(map(str, mistake["loc"])),
@@ -153,6 +157,7 @@ def exception_handlers(*, debug: bool) -> dict[type[Exception], Handler]:
         HTTPException: told(on_http_exception),
         # Never logged: it holds what was sent.
         RequestValidationError: on_validation_error,
+        WebSocketRequestValidationError: on_validation_error,
         ClientDisconnect: on_disconnect,
     }
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from api import Api, running_api
+from live import serving
 from service.settings import Settings
 
 
@@ -15,6 +16,16 @@ async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
     async with running_api(settings) as api:
         yield api
+
+
+@pytest.fixture
+async def live(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Api, int]]:
+    """The application on a port, where nothing is processed until a test does it."""
+    monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
+    async with serving(settings) as running:
+        yield running
 
 
 async def _nothing(_: Any) -> None:

@@ -24,6 +24,7 @@ CONTENT: dict[int | str, dict[str, Any]] = {
     206: with_headers(206, ETag=ETAG, Content_Range="the range sent")[206] | BYTES,
     **NOT_CHANGED,
 }
+SENT_ON = with_headers(307, Location="the object store, for the next five minutes")
 
 _KNOWN = asks_header("If-None-Match", "the version that the client has; 304 if it is current")
 IF_NONE_MATCH = {"parameters": [_KNOWN]}
