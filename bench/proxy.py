@@ -60,7 +60,7 @@ def _measure(directory: Path, kind: str, environment: dict[str, str]) -> list[Ro
 
 def publish(nginx: Nginx, content: bytes) -> str:
     """The path of a static file with this content."""
-    name = f"trivial.{hashlib.sha256(content).hexdigest()[:12]}.json"
+    name = f"file.{hashlib.sha256(content).hexdigest()[:12]}.json"
     (nginx.folder("static") / name).write_bytes(content)
     return f"/static/{name}"
 

@@ -103,6 +103,18 @@ def test_a_job_runs_and_is_gone(rig: Rig) -> None:
     rig.wait_until_done()
 
 
+def test_the_queue_is_asked_single_statements_without_a_transaction_around_each(rig: Rig) -> None:
+    rig.worker()
+    rig.enqueue("test.record", name="x")
+    rig.wait_until_done()
+    last = rig.psql(
+        "SELECT query FROM pg_stat_activity"
+        " WHERE application_name = 'service-worker' AND datname = current_database()"
+    )
+    assert "procrastinate_fetch_job" in last
+    assert "COMMIT" not in last
+
+
 def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
     worker = rig.worker()
     rig.enqueue("test.record", name="a", request="0123456789abcdef")
