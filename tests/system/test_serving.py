@@ -273,6 +273,8 @@ def test_workers_of_another_user_keep_their_metrics(
     web = make_web(embedded_environment | other, prefix=("sh", "-c", 'umask 077; exec "$@"', "sh"))
     for _ in range(10):
         assert web.get("/nowhere").status_code == 404
+    # It is counted behind its answer.
+    wait_until(lambda: gauge(web, "http_request_duration_seconds_count") == 10)
     [first, _] = web.workers()
     assert Path(f"/proc/{first}").stat().st_uid == 65534
     os.kill(first, signal.SIGKILL)
