@@ -112,6 +112,7 @@ def server_settings(tmp_path: Path, database_url: str, shared_redis: RedisServer
     return Settings(
         database_url=database_url,
         redis_url=shared_redis.url,
+        redis_timeout_seconds=5,  # on a busy machine it is slow, and not away
         upload_folder=str(tmp_path / "uploads"),
         secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
     )

@@ -59,6 +59,7 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "POST /api/keys",
         "GET /api/keys",
         "DELETE /api/keys/{key_id}",
+        # media: from here
         "POST /api/media",
         "GET /api/media",
         "GET /api/media/{item_id}",
@@ -68,6 +69,7 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "GET /media/{item_id}/{name}",
         "GET /media/{item_id}/thumbnail",
         "GET /ws/media",
+        # media: to here
     }
 
 
@@ -120,6 +122,7 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("post", "/api/keys", {"201", "400", "401", "403", "409", "422"}),
         ("get", "/api/keys", {"200", "401", "403"}),
         ("delete", "/api/keys/{key_id}", {"204", "401", "403", "404", "422"}),
+        # media: from here
         ("post", "/api/media", {"202", "400", "401", "403", "422"}),
         ("get", "/api/media", {"200", "304", "401", "422"}),
         ("get", "/api/media/{item_id}", {"200", "304", "401", "404", "422"}),
@@ -129,6 +132,7 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
         ("get", "/ws/media", {"101", "401", "422", "426", "429"}),
+        # media: to here
     ],
 )
 def test_an_operation_tells_of_its_statuses(
@@ -160,6 +164,7 @@ def test_every_answer_names_its_request(schema: dict[str, Any]) -> None:
             assert "X-Request-ID" in response["headers"], (path, status)
 
 
+# media: from here
 def test_public_items_need_no_token(schema: dict[str, Any]) -> None:
     assert schema["paths"]["/media/{item_id}/{name}"]["get"]["security"] == [{"bearer": []}, {}]
 
@@ -191,6 +196,9 @@ def test_an_upload_may_have_a_key(schema: dict[str, Any]) -> None:
     assert (key["name"], key["in"], key["required"]) == ("Idempotency-Key", "header", False)
 
 
+# media: to here
+
+
 @pytest.mark.parametrize(
     ("status", "header"),
     [("401", "WWW-Authenticate"), ("416", "Content-Range"), ("503", "Retry-After")],
@@ -203,6 +211,7 @@ def test_a_problem_tells_of_the_header_that_goes_with_it(
             assert header in operation["responses"][status]["headers"], path
 
 
+# media: from here
 @pytest.mark.parametrize("name", ["MediaView", "PublicItem", "MediaChanges"])
 def test_what_is_sent_and_answered_has_examples(schema: dict[str, Any], name: str) -> None:
     properties = schema["components"]["schemas"][name]["properties"]
@@ -218,3 +227,6 @@ def test_what_can_be_asked_for_again_tells_of_its_version(
     assert "If-None-Match" in [found["name"] for found in operation["parameters"]]
     for status in ("200", "304"):
         assert "ETag" in operation["responses"][status]["headers"]
+
+
+# media: to here

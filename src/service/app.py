@@ -62,7 +62,7 @@ class Service:
         self.details = Details(settings, self.health)
         self.open_resources = open_resources
         self.api = self._api()
-        self.layer = RequestLayer(self.api, settings, service.media.routes.body_limits(settings))
+        self.layer = RequestLayer(self.api, settings, body_limits(settings))
         self.front = {
             **Probes(self.health).paths,
             "/health/detailed": self.details.endpoint(self.layer),
@@ -120,6 +120,13 @@ class Service:
                 await stack.enter_async_context(run_jobs(resources))
             live = await stack.enter_async_context(open_live(resources, self.health))
             yield {"resources": resources, "live": live}
+
+
+def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
+    """Where a request's body may be larger than usual, in bytes, by (method, path)."""
+    return {
+        **service.media.routes.body_limits(settings),
+    }
 
 
 def create_app(

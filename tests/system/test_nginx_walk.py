@@ -22,7 +22,7 @@ from pictures import halves, saved
 from servers import Web, run_service, wait_until
 
 PASSWORD = "correct horse battery staple"
-PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)
+PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 
 
 @dataclass
@@ -82,6 +82,12 @@ def signed_in(behind: Behind) -> dict[str, str]:
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 
+def test_who_opened_the_mailed_link_can_log_in(behind: Behind, signed_in: dict[str, str]) -> None:
+    answer = behind.nginx.ask("/api/accounts/me", headers=signed_in)
+    assert answer.json()["email"] == "ada@example.org"
+
+
+# media: from here
 def test_a_picture_from_upload_to_thumbnail(behind: Behind, signed_in: dict[str, str]) -> None:
     nginx = behind.nginx
     sent = nginx.ask(
@@ -162,6 +168,9 @@ def test_an_upload_that_is_too_large(behind: Behind, signed_in: dict[str, str]) 
         assert answer.status_code == status
         if status == 413:
             assert answer.json()["title"] == "Content Too Large"
+
+
+# media: to here
 
 
 def test_pages_and_what_they_load(behind: Behind) -> None:

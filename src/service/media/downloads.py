@@ -75,9 +75,9 @@ async def _serve(
         raise MediaNotFound
     caching = "public, max-age=60" if item.public else "private, no-cache"
     sent = {**SAFE, **own, "Cache-Control": caching}
-    if resources.settings.x_accel_redirect and item.finished:
+    if resources.settings.x_accel_redirect and item.status == "ready":
         # nginx answers in place of this, conditions and ranges too. Not before the type is known
-        # for good: its ETag is made of the file alone.
+        # for good: its ETag is made of the file alone. What failed may be processed after all.
         sent |= {"Content-Type": content_type, "X-Accel-Redirect": ACCEL_PREFIX + quote(key)}
         return Response(headers=sent)
     # The bytes never change under an id, but what is known of their type does.

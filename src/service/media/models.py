@@ -58,11 +58,6 @@ class MediaItem(Base):
     )
 
     @property
-    def finished(self) -> bool:
-        """Whether processing has ended: nothing but the owner changes the item from here on."""
-        return self.status in ("ready", "failed")
-
-    @property
     def original_key(self) -> str:
         return original_key(self.id)
 

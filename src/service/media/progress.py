@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import and_, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts.sessions import address_of
@@ -23,6 +23,8 @@ BEGUN = 10
 INSPECTED = 80
 DONE = 100
 
+GIVEN_UP = "The file could not be processed."  # and the file is not known to be at fault
+
 
 def mail_key(item_id: UUID) -> str:
     """Of the one mail about an item."""
@@ -30,12 +32,18 @@ def mail_key(item_id: UUID) -> str:
 
 
 async def begin(resources: Resources, item_id: UUID) -> MediaItem | None:
-    """Take the item for a new attempt; None where there is nothing left to do."""
+    """Take the item for a new attempt; None where there is nothing left to do.
+
+    One that was given up is taken as well: an operator has its job run again.
+    """
+    given_up = and_(MediaItem.status == "failed", MediaItem.reason == GIVEN_UP)
+    unfinished = or_(MediaItem.status.in_(("received", "processing")), given_up)
     statement = (
         update(MediaItem)
-        .where(MediaItem.id == item_id, MediaItem.status.in_(("received", "processing")))
+        .where(MediaItem.id == item_id, unfinished)
         .values(
             status="processing",
+            reason=None,
             progress=BEGUN,
             attempt=MediaItem.attempt + 1,
             updated_at=datetime.now(UTC),

@@ -79,8 +79,7 @@ async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
     """The last attempt failed: the owner learns that it did, the operator's log says why."""
     item = await progress.begin(resources, UUID(job.arguments["item_id"]))
     if item is not None:
-        reason = "The file could not be processed."
-        await progress.finish(resources, item, status="failed", reason=reason)
+        await progress.finish(resources, item, status="failed", reason=progress.GIVEN_UP)
 
 
 async def _is_deleted(resources: Resources, item_id: UUID) -> bool:
