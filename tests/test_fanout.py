@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from live import until
 from servers import RedisServer
 from service import fanout
 from service.fanout import Fanout, open_fanout
 from service.redis import OptionalRedis, open_redis
 from service.settings import Settings
+from sockets import until
 
 pytestmark = pytest.mark.anyio
 

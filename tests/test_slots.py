@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from live import until
 from servers import RedisServer
 from service import slots
 from service.redis import OptionalRedis, open_redis
 from service.settings import Settings
 from service.slots import NoSlotFree, Slots, open_slots
+from sockets import until
 
 pytestmark = pytest.mark.anyio
 

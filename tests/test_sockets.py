@@ -11,13 +11,14 @@ from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 
-from live import listening, refused, served, until
 from service.errors import Unavailable
 from service.middleware import RequestLayer
 from service.settings import Settings
+from sockets import connecting, refused, served, until
 
 pytestmark = pytest.mark.anyio
 
+PATH = "/ws/test"
 Endpoint = Callable[[WebSocket], Awaitable[None]]
 
 
@@ -64,12 +65,12 @@ def closed(reason: str) -> float:
 
 async def test_another_host_is_misdirected() -> None:
     async with served(layer(silent, allowed_hosts="example.org")) as port:
-        await refused(port, {}, 421)
+        await refused(port, PATH, {}, 421)
 
 
 async def test_a_client_may_name_its_socket() -> None:
     chosen = {"X-Request-ID": "client-chosen"}
-    async with served(layer(silent)) as port, listening(port, chosen) as socket:
+    async with served(layer(silent)) as port, connecting(port, PATH, chosen) as socket:
         assert socket.response is not None
         assert socket.response.headers["X-Request-ID"] == "client-chosen"
 
@@ -78,14 +79,14 @@ async def test_an_error_before_the_handshake_is_a_problem_and_logged(
     log_lines: list[dict[str, Any]],
 ) -> None:
     async with served(layer(broken_before)) as port:
-        problem = await refused(port, {}, 500)
+        problem = await refused(port, PATH, {}, 500)
     (line,) = [line for line in log_lines if line["message"] == "unhandled_error"]
     assert line["request_id"] == problem["request_id"]
 
 
 @pytest.mark.parametrize("endpoint", [broken_after, unavailable_after])
 async def test_an_error_afterwards_ends_the_socket(endpoint: Endpoint) -> None:
-    async with served(layer(endpoint)) as port, listening(port, {}) as socket:
+    async with served(layer(endpoint)) as port, connecting(port, PATH, {}) as socket:
         with pytest.raises(ConnectionClosed):
             await socket.recv()
         assert socket.close_code == 1011
@@ -95,12 +96,12 @@ async def test_a_handshake_and_an_end_write_one_line_each_without_the_query(
     log_lines: list[dict[str, Any]],
 ) -> None:
     async with served(layer(silent)) as port:
-        async with listening(port, {}, "1&token=s3cr3t"):
+        async with connecting(port, f"{PATH}?token=s3cr3t", {}):
             pass
         await until(lambda: len(log_lines) == 2)
     request, end = log_lines
     assert (request["message"], request["status"]) == ("request", 101)
-    assert request["path"] == "/ws/media"
+    assert request["path"] == PATH
     assert (end["message"], end["reason"]) == ("websocket_closed", "client")
     assert request["request_id"] == end["request_id"]
     assert "s3cr3t" not in str(log_lines)
@@ -110,13 +111,13 @@ async def test_open_sockets_are_counted_and_why_they_end() -> None:
     counted = layer(silent)
     async with served(counted) as port:
         before = closed("client")
-        async with listening(port, {}):
+        async with connecting(port, PATH, {}):
             assert counted.sockets == 1
         await until(lambda: counted.sockets == 0)
         assert closed("client") == before + 1
     async with served(layer(closing)) as port:
         before = closed("4000")
-        async with listening(port, {}) as socket:
+        async with connecting(port, PATH, {}) as socket:
             with pytest.raises(ConnectionClosed):
                 await socket.recv()
         await until(lambda: closed("4000") == before + 1)
@@ -124,7 +125,7 @@ async def test_open_sockets_are_counted_and_why_they_end() -> None:
 
 async def test_a_refusal_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
     async with served(layer(silent, allowed_hosts="example.org")) as port:
-        await refused(port, {}, 421)
+        await refused(port, PATH, {}, 421)
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
@@ -134,7 +135,9 @@ async def test_neither_headers_nor_the_query_are_logged_at_any_level(
     caplog.set_level(logging.DEBUG, "uvicorn.error")
     async with served(layer(silent)) as port:
         headers = {"Authorization": "Bearer s3cr3t"}
-        async with listening(port, headers, "token=s3cr3t", subprotocols=["bearer", "s3cr3t"]):
+        async with connecting(
+            port, f"{PATH}?token=s3cr3t", headers, subprotocols=["bearer", "s3cr3t"]
+        ):
             pass
     server_lines = [record for record in caplog.records if record.name.startswith("uvicorn")]
     assert "s3cr3t" not in str([record.getMessage() for record in server_lines])
@@ -173,7 +176,7 @@ async def handshake(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     """A client that does nothing by itself, after the server's answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     lines = (
-        *("GET /ws/media HTTP/1.1", "Host: localhost", "Connection: Upgrade"),
+        *(f"GET {PATH} HTTP/1.1", "Host: localhost", "Connection: Upgrade"),
         *("Upgrade: websocket", "Sec-WebSocket-Version: 13"),
         *("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""),
     )

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 import service.accounts.pages
 import service.accounts.routes
+import service.media.live
 import service.media.routes
 import service.media.sockets
 from service import metrics, pages, static
@@ -20,7 +21,6 @@ from service.documented import DescribedApi
 from service.errors import exception_handlers
 from service.health import Health, Probes
 from service.lifecycle import Lifecycle
-from service.media.live import open_live
 from service.middleware import RequestLayer
 from service.resources import (
     Resources,
@@ -49,6 +49,12 @@ TAGS = [
 ]
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
+OpenOwn = Callable[[Resources, Health], AbstractAsyncContextManager[Any]]
+
+# What a slice keeps for each process, by its name in a connection's `state`.
+OWN: dict[str, OpenOwn] = {
+    "live": service.media.live.open_live,
+}
 
 
 class Service:
@@ -122,8 +128,11 @@ class Service:
                 from service.embedded import run_jobs  # noqa: PLC0415
 
                 await stack.enter_async_context(run_jobs(resources))
-            live = await stack.enter_async_context(open_live(resources, self.health))
-            yield {"resources": resources, "live": live}
+            own = {
+                name: await stack.enter_async_context(open_own(resources, self.health))
+                for name, open_own in OWN.items()
+            }
+            yield {"resources": resources, **own}
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:

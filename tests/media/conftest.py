@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from api import Api, running_api
-from live import serving
 from service.settings import Settings
+from sockets import serving
 
 
 @pytest.fixture

@@ -9,13 +9,15 @@ import pytest
 from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed
 
+import sockets
 from api import Api, Headers
 from items import process
-from live import listening, refused, serving, told, told_until, until
+from live import listening, refused, told, told_until
 from service.media import live as live_module
 from service.media import revisions, rooms
 from service.media.models import MediaChange
 from service.settings import Settings
+from sockets import serving, until
 
 pytestmark = pytest.mark.anyio
 
@@ -292,4 +294,4 @@ async def test_a_plain_request_is_told_to_upgrade(live: Live) -> None:
 
 async def test_another_path_is_not_found(live: Live) -> None:
     api, port = live
-    await refused(port, await api.signed_in(), 404, path="/ws/other")
+    await sockets.refused(port, "/ws/other", await api.signed_in(), 404)

@@ -14,9 +14,18 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from api import Api, Headers, running_api
-from live import following, listening, refused, told, told_until, until
-from servers import Postgresql, RedisServer, Web, Worker, running
+from live import following, listening, refused, told, told_until
+from servers import (
+    Postgresql,
+    RedisServer,
+    Web,
+    Worker,
+    run_service,
+    running,
+    wait_until,
+)
 from service.settings import Settings
+from sockets import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -46,8 +55,6 @@ def two(make_web: MakeWeb, environment: dict[str, str]) -> tuple[Web, Web]:
 
 
 def web_is_up(web: Web) -> None:
-    from servers import wait_until
-
     wait_until(lambda: web.status("/health/ready") == 200, seconds=60)
 
 
@@ -106,6 +113,18 @@ async def test_a_deletion_reaches_the_other_instance(two: tuple[Web, Web], beare
         async with httpx.AsyncClient(base_url=here.url) as client:
             await client.delete(f"/api/media/{item}", headers=bearer)
         assert (await told(socket))["status"] == "deleted"
+
+
+async def test_embedded_workers_tell_of_what_others_did(
+    make_web: MakeWeb, embedded_environment: dict[str, str]
+) -> None:
+    web = make_web(embedded_environment)
+    bearer = await signed_in(embedded_environment)
+    sockets = [await listening(web.port, bearer) for _ in range(6)]
+    item = await upload(web, bearer)
+    for socket in sockets:
+        assert (await told_until(socket, item, "ready"))[-1]["progress"] == 100
+        await socket.close()
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
@@ -247,8 +266,6 @@ async def test_a_database_that_is_away_ends_no_socket(
     make_web: MakeWeb, environment: dict[str, str], own_postgresql: Postgresql
 ) -> None:
     own = environment | {"DATABASE_URL": own_postgresql.new_database()}
-    from servers import run_service
-
     moved = run_service("migrate", environment=own | dict(os.environ), cwd=Path("/tmp"))
     assert moved.returncode == 0, moved.stderr
     web = make_web(own)

@@ -7,12 +7,14 @@ commit. So numbers become visible in order: who has read up to one has missed no
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, bindparam, delete, event, select, update
+from sqlalchemy import Executable, Integer, bindparam, delete, event, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database import Database
 from service.jobs import Job
 from service.lookup import Lookup
 from service.media.models import MediaChange, MediaItem, MediaRevision
@@ -44,25 +46,36 @@ async def record(
 
     The last statement of its transaction: the account's next change waits for the commit.
     """
-    count = resources.database.insert(MediaRevision).values(account_id=account_id, latest=1)
-    latest = await session.scalar(
-        count.on_conflict_do_update(
-            index_elements=[MediaRevision.account_id],
-            set_={"latest": MediaRevision.latest + 1},
-        ).returning(MediaRevision.latest)
-    )
-    values = {"revision": latest, "deleted": deleted, "recorded_at": datetime.now(UTC)}
-    change = resources.database.insert(MediaChange)
-    await session.execute(
-        change.values(item_id=item_id, account_id=account_id, **values).on_conflict_do_update(
-            index_elements=[MediaChange.item_id], set_=values
-        )
-    )
+    number, keep = _statements(resources.database)
+    connection = await session.connection()
+    change = {
+        "item_id": item_id,
+        "account_id": account_id,
+        "revision": await connection.scalar(number, {"account_id": account_id}),
+        "deleted": deleted,
+        "recorded_at": datetime.now(UTC),
+    }
+    await connection.execute(keep, change)
 
     def spread_word(_: Any) -> None:
         resources.fanout.publish(topic(account_id))
 
     event.listen(session.sync_session, "after_commit", spread_word, once=True)
+
+
+@lru_cache(maxsize=1)  # composing them costs as much as running them
+def _statements(database: Database) -> tuple[Executable, Executable]:
+    """(the account's next number, the newest change of an item)."""
+    count, change = database.insert(MediaRevision), database.insert(MediaChange)
+    number = count.values(account_id=bindparam("account_id"), latest=1).on_conflict_do_update(
+        index_elements=[MediaRevision.account_id], set_={"latest": MediaRevision.latest + 1}
+    )
+    excluded = change.excluded
+    keep = change.on_conflict_do_update(
+        index_elements=[MediaChange.item_id],
+        set_={name: excluded[name] for name in ("revision", "deleted", "recorded_at")},
+    )
+    return number.returning(MediaRevision.latest), keep
 
 
 _POSITION = Lookup(
