@@ -16,6 +16,9 @@ RUN python -m venv --without-pip /opt/venv \
  && pip install --quiet --require-hashes --only-binary :all: --target /opt/backend -r requirements-build.txt \
  && pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r requirements.txt \
  && find /opt/venv \( -name tests -o -name testing \) -type d -prune -exec rm -rf {} + \
+ # Of what botocore knows of all of AWS: how to get a key. 28 MB speak of other services.
+ && find /opt/venv/lib/python*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
+    ! -name sts ! -name 'sso*' ! -name signin -exec rm -rf {} + \
  && find /opt/venv \( -name '*.pyx' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -type f -delete \
  && find /opt/venv -name '*.so*' -type f -exec strip --strip-unneeded {} +
 # Only the code from here on: a change of it leaves the layer above as it is.

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx2 as httpx
 
+from bench.requests import migrate
 from bench.table import Row
-from servers import Postgresql, RedisServer, Web, run_service, running
+from servers import Postgresql, RedisServer, Web, running
 from service.accounts.passwords import NOBODY
 
 REQUESTS = 200  # of each kind, in a random order
@@ -27,9 +28,7 @@ def enumeration(directory: Path, postgresql: Postgresql, redis: RedisServer) -> 
     environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "WEB_CONCURRENCY": "1"}
     quiet = {"ACCESS_LOG": "false", "LOG_LEVEL": "warning", "MAX_REQUESTS": "0"}
     web = Web(directory / "enumeration", environment | quiet)
-    web.directory.mkdir(parents=True)
-    migrated = run_service("migrate", environment=web.variables(), cwd=web.directory)
-    assert migrated.returncode == 0, migrated.stderr
+    migrate(web)
     for kind, confirmed in (("known", "now()"), ("waiting", "NULL")):
         postgresql.psql(
             "INSERT INTO accounts (id, email, password_hash, stamp, created_at, confirmed_at)"

@@ -15,12 +15,13 @@ import httpx2 as httpx
 import psutil
 
 from bench.account import Bearer
+from bench.requests import migrate
 from bench.table import Row
-from servers import Postgresql, RedisServer, Web, run_service, running, wait_until
+from servers import Postgresql, RedisServer, Web, running, wait_until
 
 CALLS = 20_000
-UPLOAD_BYTES = 16 * 1024 * 1024
-PARALLEL_UPLOADS = 4
+UPLOAD_BYTES = 16 * 1024 * 1024  # media
+PARALLEL_UPLOADS = 4  # media
 
 
 def probes(directory: Path) -> list[Row]:
@@ -141,13 +142,13 @@ def _seconds_to_ready(web: Web) -> float:
         web.stop(signal.SIGTERM)  # the stock worker would outlive a master that is killed
 
 
+# media: from here
 def upload(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """Peak extra memory of the web process for each of several 16 MiB uploads at once."""
     url = postgresql.new_database()
     environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "ACCESS_LOG": "false"}
     web = Web(directory / "upload", environment)
-    web.directory.mkdir(parents=True)
-    run_service("migrate", environment=web.variables(), cwd=web.directory)
+    migrate(web)
     bearer = Bearer()
     bearer.insert(postgresql, url)
     path = directory / "16MiB.bin"
@@ -199,3 +200,6 @@ def _reset_peak(pid: int) -> int:
 
 def _peak(pid: int) -> int:
     return _status_kib(pid, "VmHWM")
+
+
+# media: to here

@@ -8,7 +8,7 @@ from bench.load import Load, run
 from bench.requests import CONNECTIONS, SECONDS, web_for_bench
 from bench.table import Row
 from nginx import KINDS, Nginx, available
-from servers import Postgresql, RedisServer, running
+from servers import Postgresql, RedisServer, Web, running
 
 ROUNDS = 7
 # A single client that asks as fast as it can; nginx counts in milliseconds.
@@ -29,18 +29,28 @@ def proxy(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[R
     ]
 
 
+def measured_nginx(directory: Path, kind: str, processes: str = "1") -> Nginx:
+    """nginx as it ships, but for its processes, and limits that a benchmark does not reach."""
+    directory.mkdir(parents=True)
+    environment = {**RATES, "WORKER_PROCESSES": processes}
+    return Nginx(directory / "nginx", kind, environment, BURSTS, name="localhost")
+
+
+def web_behind(nginx: Nginx, environment: dict[str, str]) -> Web:
+    """The service on the socket that this nginx asks."""
+    bind = {"BIND": nginx.variables()["UPSTREAM"]}
+    return web_for_bench(nginx.directory.parent / "behind", "full", environment | bind)
+
+
 def _measure(directory: Path, kind: str, environment: dict[str, str]) -> list[Row]:
-    environment_of_nginx = {**RATES, "WORKER_PROCESSES": "1"}
-    nginx = Nginx(directory / "nginx", kind, environment_of_nginx, BURSTS, name="localhost")
+    nginx = measured_nginx(directory, kind)
     direct = web_for_bench(directory / "direct", "full", environment)
-    nginx.directory.mkdir(parents=True)
-    socket = f"unix:{nginx.folder('run')}/web.sock"
-    behind = web_for_bench(directory / "behind", "full", {**environment, "BIND": socket})
+    behind = web_behind(nginx, environment)
     with running(direct), running(behind, wait=None), running(nginx):
         trivial = f"{direct.url}/trivial"
-        name = _publish(nginx, direct.get("/trivial").content)
+        static = publish(nginx, direct.get("/trivial").content)
         site = f"https://localhost:{nginx.port}"
-        ways = {"app": trivial, "proxied": f"{site}/trivial", "static": f"{site}/static/{name}"}
+        ways = {"app": trivial, "proxied": f"{site}/trivial", "static": f"{site}{static}"}
         rounds: list[dict[str, Load]] = []
         for number in range(ROUNDS + 1):
             order = list(ways) if number % 2 else list(reversed(ways))
@@ -48,10 +58,11 @@ def _measure(directory: Path, kind: str, environment: dict[str, str]) -> list[Ro
     return _rows(kind, rounds[1:])
 
 
-def _publish(nginx: Nginx, content: bytes) -> str:
-    name = f"trivial.{hashlib.sha256(content).hexdigest()[:12]}.json"
+def publish(nginx: Nginx, content: bytes) -> str:
+    """The path of a static file with this content."""
+    name = f"file.{hashlib.sha256(content).hexdigest()[:12]}.json"
     (nginx.folder("static") / name).write_bytes(content)
-    return name
+    return f"/static/{name}"
 
 
 def _load(url: str) -> Load:

@@ -79,6 +79,7 @@ class Api:
         """The headers of somebody who is logged in."""
         return await self.token(await self.account(email))
 
+    # media: from here
     async def upload(
         self,
         headers: Headers,
@@ -103,6 +104,8 @@ class Api:
                 return dict(item)
             assert time.monotonic() < end, item
             await asyncio.sleep(0.05)
+
+    # media: to here
 
 
 @cache
@@ -139,8 +142,12 @@ def assert_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     return dict(body)
 
 
+# media: from here
 def image(size: tuple[int, int] = (40, 30), kind: str = "JPEG", **more: Any) -> bytes:
     """A small picture in one colour."""
     out = io.BytesIO()
     Image.new(more.pop("mode", "RGB"), size, more.pop("color", "navy")).save(out, kind, **more)
     return out.getvalue()
+
+
+# media: to here

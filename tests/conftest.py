@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from api import Api, running_api
+from object_stores import STORES, Moto, ObjectStore, Rclone
 from servers import (
     Postgresql,
     RedisServer,
@@ -94,6 +95,32 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def moto_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with running(Moto(tmp_path_factory.mktemp("moto"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with running(Rclone(tmp_path_factory.mktemp("rclone"))) as server:
+        yield server
+
+
+@pytest.fixture(params=STORES)
+def object_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """Each kind of object store in turn, for tests that do not harm it."""
+    server: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return server
+
+
+@pytest.fixture(params=STORES)
+def own_object_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    """Each kind in turn, a server that the test may freeze and stop."""
+    with running(STORES[request.param](tmp_path / request.param)) as server:
+        yield server
+
+
 @pytest.fixture
 def embedded_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
     """Settings of a bare machine, on a migrated SQLite file of the test's own."""
@@ -112,6 +139,7 @@ def server_settings(tmp_path: Path, database_url: str, shared_redis: RedisServer
     return Settings(
         database_url=database_url,
         redis_url=shared_redis.url,
+        redis_timeout_seconds=5,  # on a busy machine it is slow, and not away
         upload_folder=str(tmp_path / "uploads"),
         secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
     )

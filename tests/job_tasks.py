@@ -12,6 +12,7 @@ from typing import Any
 
 import service.media.tasks
 import service.schedule
+import service.storage
 import service.tasks
 from service.__main__ import main
 from service.errors import Unavailable
@@ -80,6 +81,7 @@ TASKS = by_name(
 )
 
 
+# media: from here
 def inspect_as_told() -> None:
     """Make the inspection of uploads take INSPECT_SECONDS, or fail where that is below zero."""
     seconds = float(os.environ["INSPECT_SECONDS"])
@@ -95,12 +97,30 @@ def inspect_as_told() -> None:
     service.media.tasks.inspect = slowly
 
 
+def die_deleting() -> None:
+    """Be killed as soon as one object is deleted."""
+    delete = service.storage.Storage.delete
+
+    async def delete_and_die(self: Any, key: str) -> None:
+        await delete(self, key)
+        os.kill(os.getpid(), 9)
+
+    service.storage.Storage.delete = delete_and_die
+
+
+# media: to here
+
+
 if __name__ == "__main__":
     service.tasks.TASKS.update(TASKS)
+    # media: from here
     hurried = replace(service.tasks.TASKS[PROCESS], first_delay_seconds=0.1)
     service.tasks.TASKS[PROCESS] = hurried
     if "INSPECT_SECONDS" in os.environ:
         inspect_as_told()
+    if "DIE_DELETING" in os.environ:
+        die_deleting()
+    # media: to here
     if "EVERY_SECONDS" in os.environ:
         service.schedule.LOOK_SECONDS = 0.05
         every_seconds = float(os.environ["EVERY_SECONDS"])

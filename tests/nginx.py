@@ -16,9 +16,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from os.path import exists
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import httpx2 as httpx
@@ -28,6 +26,7 @@ from servers import (
     PR_SET_PDEATHSIG,
     ROOT,
     clean_environment,
+    docker_program,
     find_program,
     free_port,
     wait_until,
@@ -52,17 +51,10 @@ def installed() -> str | None:
     return find_program("nginx", "/usr/sbin/nginx")
 
 
-def docker() -> str | None:
-    """The distribution's first: another one in PATH may be a wrapper."""
-    return next(
-        (path for path in ("/usr/bin/docker", which("docker")) if path and exists(path)), None
-    )
-
-
 @cache
 def image_there() -> str | None:
     """The image, where an engine answers and has it."""
-    program = docker()
+    program = docker_program()
     if program is None:
         return None
     found = subprocess.run([program, "image", "inspect", IMAGE], capture_output=True, timeout=30)
@@ -192,7 +184,7 @@ class Nginx:
 
     def _in_container(self) -> list[str]:
         """As production runs it: not root, nothing writable but what it is given."""
-        program = docker()
+        program = docker_program()
         assert program
         self.container = f"service-test-nginx-{secrets.token_hex(6)}"
         options = ["--rm", "--name", self.container, "--network", "host", "--read-only"]
@@ -222,7 +214,7 @@ class Nginx:
         """nginx's own commands, such as `-s reload`."""
         command = ["nginx", "-e", "/dev/null", "-c", str(self.config), *arguments]
         if self.kind == "image":
-            program = docker()
+            program = docker_program()
             assert program
             command = [program, "exec", self.container, *command]
         else:
@@ -236,7 +228,7 @@ class Nginx:
             return
         process, self.process = self.process, None
         if self.container:
-            program = docker()
+            program = docker_program()
             assert program
             subprocess.run([program, "rm", "-f", self.container], capture_output=True, timeout=60)
         elif process.poll() is None:

@@ -9,6 +9,8 @@ import glob
 import json
 import os
 import pwd
+import random
+import re
 import shutil
 import signal
 import socket
@@ -25,12 +27,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
+OWN_PORTS = (15_000, 32_000)  # below those of /proc/sys/net/ipv4/ip_local_port_range
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that nobody is given before it is bound.
+
+    Not one that the kernel would choose: any connection to anywhere may be given that meanwhile.
+    """
+    while True:
+        port = random.randrange(*OWN_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def end_with_parent() -> None:
@@ -38,8 +47,11 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 10, every: float = 0.02) -> Any:
-    """The first true result of a condition. Raises TimeoutError."""
+def wait_until(condition: Callable[[], Any], *, seconds: float = 30, every: float = 0.02) -> Any:
+    """The first true result of a condition. Raises TimeoutError.
+
+    `seconds` is for a busy machine; how long something may take is for the test to measure.
+    """
     end = time.monotonic() + seconds
     while True:
         if result := condition():
@@ -52,6 +64,12 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 10, every: floa
 def find_program(name: str, *more: str) -> str | None:
     """A program from PATH or from where Debian keeps it."""
     candidates = [shutil.which(name), *more]
+    return next((path for path in candidates if path and os.path.exists(path)), None)
+
+
+def docker_program() -> str | None:
+    """The distribution's first: another one in PATH may be a wrapper."""
+    candidates = ("/usr/bin/docker", shutil.which("docker"))
     return next((path for path in candidates if path and os.path.exists(path)), None)
 
 
@@ -330,7 +348,10 @@ class Web:
                 preexec_fn=end_with_parent,
             )
         if wait is not None:
-            wait_until(lambda: self.status(wait) == 200, seconds=20)
+            wait_until(lambda: self.status(wait) == 200, seconds=60)
+            # One worker answers: what is sent to all of them next is to find all of them.
+            workers = int(self.variables()["WEB_CONCURRENCY"])
+            wait_until(lambda: len(self.beating()) == workers)
         return self
 
     @property
@@ -357,6 +378,14 @@ class Web:
             return self.get(path, timeout=timeout).status_code
         except httpx.HTTPError:
             return 0
+
+    def metrics(self) -> str:
+        return self.get("/metrics").text
+
+    def beating(self) -> set[int]:
+        """The workers that have begun and whose heart beats."""
+        beats = re.findall(r'heartbeat[^ ]*pid="([0-9]+)"', self.metrics())
+        return set(map(int, beats))
 
     def workers(self) -> list[int]:
         assert self.process is not None
@@ -434,7 +463,7 @@ class Worker:
         found = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in found if line["message"] == message]
 
-    def wait_for(self, message: str, *, seconds: float = 20) -> dict[str, Any]:
+    def wait_for(self, message: str, *, seconds: float = 60) -> dict[str, Any]:
         """The first log line with a message."""
 
         def first() -> dict[str, Any] | None:

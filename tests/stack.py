@@ -19,9 +19,17 @@ from typing import Any
 
 import httpx2 as httpx
 
-from servers import ROOT, clean_environment, end_with_parent, free_port, require, wait_until
+from servers import (
+    ROOT,
+    clean_environment,
+    docker_program,
+    end_with_parent,
+    free_port,
+    require,
+    wait_until,
+)
 
-DOCKER = "docker"
+DOCKER = docker_program() or "docker"
 COMPOSE_FILES = {"development": "compose.yaml", "production": "compose.production.yaml"}
 PASSWORD = "correct horse battery staple"
 
@@ -209,6 +217,7 @@ class Person:
         assert answer.status_code == 200, answer.text
         self.token = answer.json()["access_token"]
 
+    # media: from here
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
         """The item, once it has been processed."""
         sent = self.client.post(
@@ -224,6 +233,8 @@ class Person:
 
         item: dict[str, Any] = wait_until(processed, seconds=60)
         return item
+
+    # media: to here
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from mail_server import mail_server, make_certificate, server_context
+from object_stores import SECRET, ObjectStore
 from servers import (
     Postgresql,
     RedisServer,
@@ -197,6 +198,60 @@ def test_connect_does_not_wait_for_ever(run: Run) -> None:
         )
     assert set(problems(done)) == {"DATABASE_URL", "REDIS_URL", "MAIL_SERVER"}
     assert time.monotonic() - began < 12
+
+
+# In production their address would have to be https.
+NOT_FOR_CLIENTS = {"MEDIA_STORE_REDIRECT": "false"}
+
+
+def test_connect_is_content_with_a_bucket_that_it_may_use(
+    run: Run, object_store: ObjectStore
+) -> None:
+    done = connect(run, **object_store.variables(**NOT_FOR_CLIENTS))
+    assert set(problems(done)) == {"DATABASE_URL"}, "which is empty"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "variable", "given"),
+    [
+        ({"MEDIA_STORE_URL": "s3://no-such-bucket"}, "MEDIA_STORE_URL", "no such bucket"),
+        (
+            {"AWS_ACCESS_KEY_ID": "AKIDUNKNOWN"},
+            "AWS_ACCESS_KEY_ID",
+            "one that it does not know",
+        ),
+        ({"AWS_SECRET_ACCESS_KEY": "wr0ng"}, "AWS_SECRET_ACCESS_KEY", "another one"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "AWS_ENDPOINT_URL",
+            "ConnectionRefused",
+        ),
+    ],
+)
+def test_connect_says_what_is_wrong_with_an_object_store(
+    run: Run, rclone_store: ObjectStore, wrong: dict[str, str], variable: str, given: str
+) -> None:
+    done = connect(run, **rclone_store.variables(**NOT_FOR_CLIENTS, **wrong))
+    assert done.returncode == 78
+    assert problems(done)[variable] == given
+    assert SECRET not in done.stdout + done.stderr
+    assert "wr0ng" not in done.stdout + done.stderr
+
+
+def test_connect_notices_a_missing_key(run: Run, moto_store: ObjectStore, tmp_path: Path) -> None:
+    without = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", **NOT_FOR_CLIENTS}
+    machine = {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    done = connect(run, **moto_store.variables(**without), **machine)
+    assert problems(done)["AWS_ACCESS_KEY_ID"] == "none, neither given nor found"
+
+
+def test_the_secret_of_an_object_store_may_be_a_file(
+    run: Run, rclone_store: ObjectStore, tmp_path: Path
+) -> None:
+    variables = rclone_store.variables(AWS_SECRET_ACCESS_KEY="", **NOT_FOR_CLIENTS)
+    (tmp_path / "key").write_text(SECRET + "\n")
+    done = connect(run, **variables, AWS_SECRET_ACCESS_KEY_FILE=str(tmp_path / "key"))
+    assert set(problems(done)) == {"DATABASE_URL"}, "which is empty"
 
 
 def test_connect_notices_an_empty_schema(run: Run, shared_postgresql: Postgresql) -> None:

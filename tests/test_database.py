@@ -124,7 +124,8 @@ async def test_a_transaction_that_does_nothing_for_too_long_is_ended_by_the_serv
 async def test_an_exhausted_pool_is_a_503_for_callers(server_settings: Settings) -> None:
     settings = impatient(server_settings, database_pool_size=1)
     async with running_api(settings) as api, api.resources.database.transaction():
-        answer = await api.client.get(f"/media/{uuid4()}/x")
+        headers = {"Authorization": "Bearer unknown"}
+        answer = await api.client.get("/api/accounts/me", headers=headers)
     assert_problem(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0
 

@@ -60,6 +60,7 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "POST /api/keys",
         "GET /api/keys",
         "DELETE /api/keys/{key_id}",
+        # media: from here
         "POST /api/media",
         "GET /api/media",
         "GET /api/media/{item_id}",
@@ -68,6 +69,8 @@ def test_every_path_of_this_release_is_there_and_no_other(schema: dict[str, Any]
         "GET /api/public/media",
         "GET /media/{item_id}/{name}",
         "GET /media/{item_id}/thumbnail",
+        "GET /ws/media",
+        # media: to here
     }
 
 
@@ -120,14 +123,21 @@ def test_what_takes_parameters_tells_of_422(schema: dict[str, Any]) -> None:
         ("post", "/api/keys", {"201", "400", "401", "403", "409", "422"}),
         ("get", "/api/keys", {"200", "401", "403"}),
         ("delete", "/api/keys/{key_id}", {"204", "401", "403", "404", "422"}),
+        # media: from here
         ("post", "/api/media", {"202", "400", "401", "403", "422"}),
         ("get", "/api/media", {"200", "304", "401", "422"}),
         ("get", "/api/media/{item_id}", {"200", "304", "401", "404", "422"}),
         ("patch", "/api/media/{item_id}", {"200", "400", "401", "403", "404", "412", "422"}),
         ("delete", "/api/media/{item_id}", {"204", "401", "403", "404", "412", "422"}),
         ("get", "/api/public/media", {"200", "304", "422"}),
-        ("get", "/media/{item_id}/{name}", {"200", "206", "304", "401", "404", "416", "422"}),
+        (
+            "get",
+            "/media/{item_id}/{name}",
+            {"200", "206", "304", "307", "401", "404", "416", "422"},
+        ),
         ("get", "/media/{item_id}/thumbnail", {"200", "206", "304", "401", "404", "416", "422"}),
+        ("get", "/ws/media", {"101", "401", "422", "426", "429"}),
+        # media: to here
     ],
 )
 def test_an_operation_tells_of_its_statuses(
@@ -175,6 +185,7 @@ def test_every_answer_names_its_request(schema: dict[str, Any]) -> None:
         assert "X-Request-ID" in response["headers"], (path, status)
 
 
+# media: from here
 def test_public_items_need_no_token(schema: dict[str, Any]) -> None:
     assert schema["paths"]["/media/{item_id}/{name}"]["get"]["security"] == [{"bearer": []}, {}]
 
@@ -204,6 +215,9 @@ def test_an_item_may_be_changed_under_a_condition(schema: dict[str, Any], method
 def test_an_upload_may_have_a_key(schema: dict[str, Any]) -> None:
     (key,) = schema["paths"]["/api/media"]["post"]["parameters"]
     assert (key["name"], key["in"], key["required"]) == ("Idempotency-Key", "header", False)
+
+
+# media: to here
 
 
 @pytest.mark.parametrize(
@@ -257,6 +271,7 @@ def test_all_that_is_sent_and_answered_has_examples(schema: dict[str, Any]) -> N
             assert told or "$ref" in str(field), (name, key)
 
 
+# media: from here
 @pytest.mark.parametrize("path", ["/api/media", "/api/media/{item_id}", "/api/public/media"])
 def test_what_can_be_asked_for_again_tells_of_its_version(
     schema: dict[str, Any], path: str
@@ -265,3 +280,6 @@ def test_what_can_be_asked_for_again_tells_of_its_version(
     assert "If-None-Match" in [found["name"] for found in operation["parameters"]]
     for status in ("200", "304"):
         assert "ETag" in operation["responses"][status]["headers"]
+
+
+# media: to here

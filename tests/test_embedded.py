@@ -100,14 +100,14 @@ async def enqueue(resources: Resources, task: str, **arguments: Any) -> None:
 
 
 async def test_a_job_runs_as_soon_as_it_is_committed(
-    embedded_settings: Settings, notebook: Notebook
+    embedded_settings: Settings, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And not when the runner looks the next time."""
+    monkeypatch.setattr(embedded, "POLL_SECONDS", 60)
     async with opened(embedded_settings) as resources, embedded.run_jobs(resources):
         await asyncio.sleep(0.2)
-        began = time.monotonic()
         await enqueue(resources, "test.record", name="ä☃")
         await notebook.until(lambda: notebook.notes)
-        assert time.monotonic() - began < 0.5
         assert notebook.notes == [("ran", "ä☃", 1)]
         await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
 
@@ -213,14 +213,14 @@ async def test_at_the_end_a_long_job_is_handed_back_and_runs_at_the_next_start(
 async def test_a_claim_is_renewed_while_its_job_runs(
     embedded_settings: Settings, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two runners stand for two processes; the claim alone would end after 0.5 s."""
-    monkeypatch.setattr(embedded, "CLAIM_SECONDS", 0.5)
+    """Two runners stand for two processes; the claim alone would end after 2 s."""
+    monkeypatch.setattr(embedded, "CLAIM_SECONDS", 2.0)
     monkeypatch.setattr(embedded, "POLL_SECONDS", 0.1)
     notebook.gate.clear()
     async with running_twice(embedded_settings) as (one, _):
         await enqueue(one, "test.record", name="x")
         await notebook.until(lambda: notebook.running)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(4)
         assert notebook.most == 1
         notebook.gate.set()
         await notebook.until(lambda: embedded_jobs(embedded_settings) == [])
@@ -264,7 +264,8 @@ async def test_idle_rounds_write_nothing(embedded_settings: Settings, notebook: 
             runner = embedded.Runner(resources)
             began = time.monotonic()
             await runner._round()
-            assert time.monotonic() - began < 1
+            # A write would wait for the lock.
+            assert time.monotonic() - began < embedded_settings.database_statement_timeout_seconds
 
 
 def embedded_web(
@@ -306,7 +307,6 @@ def test_what_was_running_when_all_processes_were_killed_is_done_after_the_start
 def test_several_web_workers_share_the_jobs(make_web: Callable[..., Web], tmp_path: Path) -> None:
     with mail_server() as server:
         web, settings = embedded_web(make_web, tmp_path, server.port, WEB_CONCURRENCY="2")
-        wait_until(lambda: len(web.workers()) == 2)
         names = [f"user-{number}" for number in range(12)]
         for name in names:
             register(web, name)

@@ -1,9 +1,15 @@
 """`.env.example`: what it offers is accepted, by the service and by the Compose files."""
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
-from servers import ROOT, clean_environment, run_service
+import pytest
+
+from servers import ROOT, clean_environment, require, run_service
+from stack import copy_checkout
 
 PRODUCTION = {
     "ENVIRONMENT": "production",
@@ -31,3 +37,33 @@ def test_every_variable_of_the_compose_files_is_in_the_example() -> None:
         *("COMPOSE_PROJECT_NAME", "REVISION", "HEALTH_TOKEN", "INTERNAL_CLIENTS"),
         "ACME_CHALLENGES",
     }
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_secret_of_an_object_store_reaches_whatever_reads_the_settings(
+    tmp_path: Path, given: bool
+) -> None:
+    """And what needs none of it is not changed by it."""
+    require(shutil.which("docker"), "Docker Compose")
+    copy_checkout(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    if given:
+        (tmp_path / "secrets" / "aws_secret_access_key").write_text("s3cret")
+    done = subprocess.run(
+        ["scripts/stack", "production", "--profile", "deploy", "config", "--format", "json"],
+        cwd=tmp_path,
+        env=clean_environment(**{name: "x" for name in EXAMPLE if name.startswith("MAIL_")})
+        | {"ALLOWED_HOSTS": "localhost", "MAX_CONTENT_LENGTH": "16777216"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    having = {
+        name
+        for name, service in services.items()
+        for secret in service.get("secrets", [])
+        if secret["source"] == "aws_secret_access_key"
+    }
+    assert having == ({"web", "web-next", "worker", "migrate"} if given else set())
+    assert "secret_key" in str(services["web"]["secrets"])

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 
 SECRET = "s3cret-that-must-not-come-back"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
-ITEM = "/api/media/00000000-0000-4000-8000-000000000000"
-BYTES = "/media/00000000-0000-4000-8000-000000000000"
+ITEM = "/api/media/00000000-0000-4000-8000-000000000000"  # media
+BYTES = "/media/00000000-0000-4000-8000-000000000000"  # media
 JSON = {"Content-Type": "application/json"}
 ACCOUNT = {"email": "ada@example.org", "password": SECRET}
 
@@ -66,14 +66,14 @@ async def test_an_unknown_path_is_404_with_every_method(embedded_api: Api, metho
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/api/media", "GET, HEAD, POST"),
-        ("PUT", "/api/media", "GET, HEAD, POST"),
+        ("DELETE", "/api/keys", "GET, HEAD, POST"),
+        ("PUT", "/api/keys", "GET, HEAD, POST"),
         ("OPTIONS", "/login", "POST"),
         ("GET", "/login", "POST"),
         ("POST", "/api/accounts/me", "GET, HEAD"),
-        ("POST", ITEM, "DELETE, GET, HEAD, PATCH"),
-        ("PATCH", f"{BYTES}/thumbnail", "GET, HEAD"),
-        ("DELETE", f"{BYTES}/name", "GET, HEAD"),
+        ("POST", ITEM, "DELETE, GET, HEAD, PATCH"),  # media
+        ("PATCH", f"{BYTES}/thumbnail", "GET, HEAD"),  # media
+        ("DELETE", f"{BYTES}/name", "GET, HEAD"),  # media
         ("PUT", "/confirm", "GET, HEAD, POST"),
         ("PUT", "/reset", "GET, HEAD, POST"),
         ("GET", "/api/keys/x", "DELETE"),
@@ -108,11 +108,11 @@ async def test_an_odd_host_is_no_error_where_every_host_is_answered(
         ("POST", "/logout", {}),
         ("GET", "/api/accounts/me", {}),
         ("GET", "/api/keys", {}),
-        ("GET", "/api/media", {}),
-        ("POST", "/api/media", {"files": {"file": b"hello"}}),
-        ("GET", ITEM, {}),
-        ("GET", f"{BYTES}/name", {}),
-        ("GET", f"{BYTES}/thumbnail", {}),
+        ("GET", "/api/media", {}),  # media
+        ("POST", "/api/media", {"files": {"file": b"hello"}}),  # media
+        ("GET", ITEM, {}),  # media
+        ("GET", f"{BYTES}/name", {}),  # media
+        ("GET", f"{BYTES}/thumbnail", {}),  # media
     ],
 )
 async def test_a_database_that_is_away_is_503_and_soon(
@@ -128,19 +128,28 @@ async def test_a_database_that_is_away_is_503_and_soon(
     assert SECRET not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/api/media/", "//api/media", "/API/media", "/api/media/%2e%2e"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/accounts/me/",
+        "//api/accounts/me",
+        "/API/accounts/me",
+        "/api/accounts/x/%2e%2e/me",
+        "/api/media/%2e%2e",  # media
+    ],
+)
 async def test_a_path_is_taken_as_it_is(embedded_api: Api, path: str) -> None:
     answer = await embedded_api.client.get(path, follow_redirects=False)
     assert answer.status_code in (401, 404, 422)  # and no redirect
 
 
 async def test_a_foreign_host_is_421(embedded_api: Api) -> None:
-    answer = await embedded_api.client.get("/api/media", headers={"Host": "evil.example"})
+    answer = await embedded_api.client.get("/api/accounts/me", headers={"Host": "evil.example"})
     assert_problem(answer, 421)
 
 
 async def test_no_token_is_401_and_says_how_to_come_in(embedded_api: Api) -> None:
-    answer = await embedded_api.client.get("/api/media")
+    answer = await embedded_api.client.get("/api/accounts/me")
     assert_problem(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
 
@@ -242,12 +251,19 @@ async def test_a_validation_error_names_each_place_and_no_value(embedded_api: Ap
 
 
 @pytest.mark.parametrize(
-    "path", [f"/api/media/{SECRET}", f"/media/{SECRET}/x", f"/api/media?limit={SECRET}"]
+    ("method", "path"),
+    [
+        ("DELETE", f"/api/keys/{SECRET}"),
+        ("GET", f"/api/media/{SECRET}"),  # media
+        ("GET", f"/media/{SECRET}/x"),  # media
+        ("GET", f"/api/media?limit={SECRET}"),  # media
+    ],
 )
 async def test_a_validation_error_of_a_path_or_a_query_has_no_value(
-    embedded_api: Api, path: str
+    embedded_api: Api, method: str, path: str
 ) -> None:
-    answer = await embedded_api.client.get(path, headers=await embedded_api.signed_in())
+    headers = await embedded_api.signed_in()
+    answer = await embedded_api.client.request(method, path, headers=headers)
     assert_problem(answer, 422)
     assert SECRET not in answer.text
 
@@ -320,7 +336,7 @@ async def test_debug_logs_where_a_handled_error_came_from(
 ) -> None:
     settings = embedded_settings.model_copy(update={"debug": debug})
     async with running_api(settings) as api:
-        await api.client.get("/api/media")
+        await api.client.get("/api/accounts/me")
     handled = [line for line in log_lines if line["message"] == "handled_error"]
     assert len(handled) == lines
     assert all("Traceback" in line["exception"] for line in handled)

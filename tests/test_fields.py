@@ -320,14 +320,27 @@ def test_what_cannot_stand_in_an_authorization_header_is_refused(text: str) -> N
         (fields.RedisUrl, "rediss://:pass@cache:6380/1"),
         (fields.RedisUrl, "unix:///run/redis.sock?db=1"),
         (fields.RedisUrl, "memory://"),
-        (fields.StoreUrl, "s3://bucket/prefix"),
-        (fields.StoreUrl, ""),
         (fields.WebUrl, "http://collector:4318"),
         (fields.WebUrl, ""),
     ],
 )
 def test_a_url_of_a_known_scheme_is_kept_as_it_is(kind: Any, url: str) -> None:
     assert read(kind, url).get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (fields.StoreUrl, "s3://bucket/some/prefix", "s3://bucket/some/prefix"),
+        (fields.StoreUrl, "S3://bucket.example/", "s3://bucket.example"),
+        (fields.StoreUrl, "", ""),
+        (fields.Endpoint, "https://s3.example.org/base/", "https://s3.example.org/base"),
+        (fields.Endpoint, "http://[::1]:9000", "http://[::1]:9000"),
+        (fields.Endpoint, "", ""),
+    ],
+)
+def test_an_object_store_is_kept_without_its_last_slash(kind: Any, text: str, value: str) -> None:
+    assert read(kind, text) == value
 
 
 @pytest.mark.parametrize("url", ["SQLITE:///file", "PostgreSQL://u:p@Host/Db"])
@@ -356,6 +369,17 @@ def test_a_scheme_in_capitals_is_written_small_and_nothing_else_is(url: str) -> 
         (fields.RedisUrl, "memory:"),
         (fields.StoreUrl, "s3:///prefix"),
         (fields.StoreUrl, "/var/media"),
+        (fields.StoreUrl, "gs://bucket/prefix"),
+        (fields.StoreUrl, "s3://key:secret@bucket"),
+        (fields.StoreUrl, "s3://Bucket"),
+        (fields.StoreUrl, "s3://bucket/a//b"),
+        (fields.StoreUrl, "s3://bucket/../other"),
+        (fields.StoreUrl, "s3://bucket/prefix?region=eu"),
+        (fields.Endpoint, "minio:9000"),
+        (fields.Endpoint, "s3://minio"),
+        (fields.Endpoint, "https://"),
+        (fields.Endpoint, "https://key:secret@minio"),
+        (fields.Endpoint, "https://minio?x=1"),
         (fields.WebUrl, "http://"),
         (fields.WebUrl, "http://:4318"),
         (fields.WebUrl, "collector:4318"),

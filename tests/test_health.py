@@ -318,7 +318,7 @@ async def test_checks_run_in_parallel() -> None:
     began = time.monotonic()
     async with health.running():
         await health.overall()
-        assert 0.15 < time.monotonic() - began < 0.6
+        assert 0.15 < time.monotonic() - began < 4 * 0.2
 
 
 async def test_a_probe_does_not_wait_for_a_check_that_is_known_to_fail() -> None:
@@ -330,7 +330,7 @@ async def test_a_probe_does_not_wait_for_a_check_that_is_known_to_fail() -> None
         for _ in range(20):
             began = time.monotonic()
             assert await health.ready() == "dependency"
-            assert time.monotonic() - began < 0.1
+            assert time.monotonic() - began < 0.5
             await asyncio.sleep(0.01)
 
 
@@ -604,7 +604,7 @@ async def test_a_slow_mail_server_holds_up_only_the_first_look() -> None:
         health.watches["mail"].started_at = float("-inf")
         began = time.monotonic()
         assert (await health.overall())[0] == "healthy"
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 0.3
 
 
 async def test_an_old_failure_on_demand_is_asked_again() -> None:

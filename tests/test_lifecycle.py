@@ -132,10 +132,10 @@ class Client:
         with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
 
-    async def is_closed(self) -> bool:
-        """Whether the server has closed it; a moment later it may."""
+    async def is_closed(self, *, seconds: float = 0.1) -> bool:
+        """Whether the server closes it within a moment."""
         try:
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(seconds):
                 return await self.reader.read(1) == b""
         except TimeoutError:
             return False
@@ -200,7 +200,7 @@ async def test_new_requests_are_served_while_draining() -> None:
         await served.draining()
         client = await served.connect()
         assert await client.ask() == (200, "close")
-        assert await client.is_closed()
+        assert await client.is_closed(seconds=10)
 
 
 async def test_idle_connections_stay_open_while_draining() -> None:
@@ -354,7 +354,7 @@ async def test_a_recycled_worker_does_not_wait_for_idle_connections_for_ever() -
         await client.ask()
         served.recycle()
         await served.ended(5)
-        assert await client.is_closed()
+        assert await client.is_closed(seconds=10)
 
 
 async def test_a_recycled_worker_serves_on_while_a_long_request_runs() -> None:

@@ -362,7 +362,7 @@ Configure = Callable[[str], None]
 Captured = pytest.CaptureFixture[str]
 
 
-@pytest.mark.parametrize("name", ["service.media", "gunicorn.error", "uvicorn.error", "asyncio"])
+@pytest.mark.parametrize("name", ["service.accounts", "gunicorn.error", "uvicorn.error", "asyncio"])
 def test_all_loggers_write_the_same_format(
     configure: Configure, capsys: Captured, name: str
 ) -> None:

@@ -127,8 +127,8 @@ main(["migrate"])
     [
         "CREATE TABLE mails",  # after procrastinate's tables, which take another way
         "CREATE TABLE tokens",
-        "UPDATE alembic_version SET version_num='0003'",
-        "ix_media_items_public_created_at_id",
+        "UPDATE alembic_version SET version_num='0004'",
+        "ix_media_items_public_created_at_id",  # media
     ],
 )
 def test_the_next_run_goes_on_after_a_kill(empty_url: str, tmp_path: Path, statement: str) -> None:

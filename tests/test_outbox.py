@@ -3,15 +3,18 @@
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from anyio import fail_after, sleep
+from sqlalchemy import select, update
 
 from asgi import client_of
 from embedded_jobs import embedded_jobs
 from mail_server import MailServer, mail_server
 from servers import free_port
+from service import job_list, outbox
 from service.app import create_app
 from service.health import Health
 from service.jobs import Job, execute
@@ -23,7 +26,7 @@ from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-(DELIVERY,) = TASKS
+DELIVERY, EXPIRY = TASKS
 
 
 @pytest.fixture
@@ -160,6 +163,56 @@ async def test_giving_up_does_not_touch_a_mail_that_was_sent(resources: Resource
     assert (await mail(resources)).refused is None
 
 
+async def make_older(resources: Resources, **much: float) -> None:
+    created_at = datetime.now(UTC) - timedelta(**much)
+    async with resources.database.transaction() as session:
+        await session.execute(update(Mail).values(created_at=created_at))
+
+
+async def keys(resources: Resources) -> set[str]:
+    async with resources.database.transaction() as session:
+        return set(await session.scalars(select(Mail.key)))
+
+
+async def expire(resources: Resources) -> None:
+    await EXPIRY.run(resources, Job(2, EXPIRY.name, 1, {}))
+
+
+async def test_old_mails_are_removed_but_for_those_that_still_have_to_go(
+    resources: Resources, server: MailServer
+) -> None:
+    await post_one(resources, key="sent")
+    await deliver(resources, job("sent"))
+    await post_one(resources, key="refused", to="nobody")
+    await deliver(resources, job("refused"))
+    await post_one(resources, key="waiting")
+    await make_older(resources, days=90, hours=-1)
+    await expire(resources)
+    assert await keys(resources) == {"sent", "refused", "waiting"}
+    await make_older(resources, days=90, hours=1)
+    await expire(resources)
+    assert await keys(resources) == {"waiting"}
+    await deliver(resources, job("waiting"))
+    assert len(server.messages) == 2
+
+
+async def test_the_job_of_a_mail_that_was_removed_sends_nothing(
+    resources: Resources, server: MailServer
+) -> None:
+    await post_one(resources)
+    await deliver(resources, job())
+    await make_older(resources, days=91)
+    await expire(resources)
+    await deliver(resources, job(attempt=2))
+    assert len(server.messages) == 1
+
+
+def test_a_mail_outlives_every_failed_job_that_could_post_it_again() -> None:
+    """Or the same event would be told of twice."""
+    assert job_list.FAILED_KEPT + timedelta(days=30) < outbox.KEPT
+    assert EXPIRY.every_seconds == 24 * 3600
+
+
 async def test_the_longest_values_fit(resources: Resources, server: MailServer) -> None:
     to = "a" * 64 + "@" + ".".join(["b" * 61] * 4)
     await post_one(resources, key="k" * 200, to=to, subject="ü" * 200, text="x" * 100_000)
@@ -199,4 +252,4 @@ async def test_a_request_does_not_wait_for_a_mail_server_that_hangs(
         async with client_of(create_app(settings)) as client:
             began = time.monotonic()
             assert (await client.post("/api/accounts", json=body)).status_code == 202
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < settings.mail_timeout_seconds

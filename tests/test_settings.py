@@ -282,6 +282,11 @@ UNFIT = [
     ("HEALTH_REQUIRED", "database,everything"),
     ("HEALTH_STALE_SECONDS", "1"),
     ("X_ACCEL_REDIRECT", "true"),
+    ("AWS_ENDPOINT_URL", "http://minio:9000"),
+    ("MEDIA_STORE_PUBLIC_URL", "http://media.example.org"),
+    ("AWS_ACCESS_KEY_ID", "AKID"),
+    ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+    ("AWS_SESSION_TOKEN", "t0ken"),
 ]
 
 
@@ -332,6 +337,18 @@ def test_development_accepts_all_but_contradictions(variable: str, value: str) -
     environ = {"SECRET_KEY": KEY, "MAIL_SERVER": "", **store, variable: value}
 
     assert blamed(environ) == expected_blame
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"MEDIA_STORE_PUBLIC_URL": "https://media.example.org"},
+        {"MEDIA_STORE_REDIRECT": "false"},
+        {"MEDIA_STORE_URL": ""},
+    ],
+)
+def test_the_service_itself_may_reach_the_store_without_tls(more: dict[str, str]) -> None:
+    assert problems({**PRODUCTION, "AWS_ENDPOINT_URL": "http://minio:9000", **more}) == []
 
 
 def test_nginx_may_send_the_files_of_the_folder() -> None:

@@ -32,11 +32,14 @@ SECRETS = {
     "health_token": CANARY,
     "database_url": f"postgresql://user:{CANARY}@db/app?password={CANARY}",
     "redis_url": f"rediss://:{CANARY}@cache/0?password={CANARY}&{CANARY}",
-    "media_store_url": f"s3://key:{CANARY}@bucket/prefix?token={CANARY}",
+    "aws_secret_access_key": CANARY,
+    "aws_session_token": CANARY,
     "public_url": f"https://{CANARY}@example.org",
     "otel_exporter_otlp_endpoint": f"https://{CANARY}:x-oauth-basic@host/v1?api_key={CANARY}",
 }
-ENVIRON = {"MAIL_USERNAME": "user"} | {name.upper(): value for name, value in SECRETS.items()}
+ENVIRON = {"MAIL_USERNAME": "user", "AWS_ACCESS_KEY_ID": "key"} | {
+    name.upper(): value for name, value in SECRETS.items()
+}
 MISPARSED = [
     f"postgresql://user:{CANARY}@{CANARY}@host/db",
     f"postgresql://user:{CANARY}/{CANARY}@host/db",

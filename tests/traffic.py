@@ -8,7 +8,6 @@ import ssl
 import threading
 import time
 from collections import Counter
-from types import TracebackType
 
 # What is asked for, and the one right answer: a probe, a read and two writes with a body.
 EXCHANGES = (
@@ -47,12 +46,7 @@ class Traffic:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)

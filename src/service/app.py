@@ -12,7 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 import service.accounts.pages
 import service.accounts.routes
+import service.media.live
 import service.media.routes
+import service.media.sockets
 from service import metrics, pages, static
 from service.details import Details
 from service.documented import DescribedApi
@@ -36,6 +38,7 @@ ROUTERS = (
     service.accounts.routes.router,
     service.accounts.pages.router,
     service.media.routes.router,
+    service.media.sockets.router,
     static.router,
 )
 TITLE = "service"
@@ -46,6 +49,12 @@ TAGS = [
 ]
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]
+OpenOwn = Callable[[Resources, Health], AbstractAsyncContextManager[Any]]
+
+# What a slice keeps for each process, by its name in a connection's `state`.
+OWN: dict[str, OpenOwn] = {
+    "live": service.media.live.open_live,
+}
 
 
 class Service:
@@ -63,7 +72,7 @@ class Service:
         self.details = Details(settings, self.health)
         self.open_resources = open_resources
         self.api = self._api()
-        self.layer = RequestLayer(self.api, settings, service.media.routes.body_limits(settings))
+        self.layer = RequestLayer(self.api, settings, body_limits(settings))
         self.front = {
             **Probes(self.health).paths,
             "/health/detailed": self.details.endpoint(self.layer),
@@ -78,8 +87,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Make before the fork what every worker would otherwise make for itself."""
-        if self.settings.docs_enabled:
-            self.api.openapi()  # kept by the application
+        self.api.openapi()  # kept by the application, which also reads there what a body may be
 
     def _api(self) -> FastAPI:
         documented = self.settings.docs_enabled
@@ -120,7 +128,18 @@ class Service:
                 from service.embedded import run_jobs  # noqa: PLC0415
 
                 await stack.enter_async_context(run_jobs(resources))
-            yield {"resources": resources}
+            own = {
+                name: await stack.enter_async_context(open_own(resources, self.health))
+                for name, open_own in OWN.items()
+            }
+            yield {"resources": resources, **own}
+
+
+def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
+    """Where a request's body may be larger than usual, in bytes, by (method, path)."""
+    return {
+        **service.media.routes.body_limits(settings),
+    }
 
 
 def create_app(

@@ -1,25 +1,19 @@
 """Answers kept in Redis for a short time, under a generation that a change replaces.
 
-Redis is never needed: what cannot be asked in time is made anew, and a Redis that is known to be
-away is left alone for a while, so that not every request waits for it.
+Redis is never needed: what it does not give in time is made anew.
 """
 
-import asyncio
-import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-log = logging.getLogger(__name__)
+from service.redis import OptionalRedis, RedisAway
 
 Result = TypeVar("Result")
 
-PAUSE_SECONDS = 2.0
 GENERATION_BYTES = 16
 
 
@@ -31,10 +25,6 @@ class Look:
     generation: bytes | None = None
 
 
-class CacheAway(Exception):
-    """Redis did not answer, or is not asked because it did not."""
-
-
 class Cache:
     """Groups of answers. Each is valid while its group has the generation it was made under.
 
@@ -43,11 +33,9 @@ class Cache:
     memory does not count to an old one again.
     """
 
-    def __init__(self, redis: Redis | None, timeout_seconds: float) -> None:
+    def __init__(self, redis: OptionalRedis | None) -> None:
         """Without a Redis that all processes share nothing is kept."""
         self.redis = redis
-        self.timeout_seconds = timeout_seconds
-        self._away_until = 0.0
         self._owed: set[str] = set()  # changes that Redis was not told of yet
 
     async def look(self, group: str, name: str) -> Look:
@@ -63,10 +51,9 @@ class Cache:
             return Look(generation=generation)
 
         try:
-            look: Look = await self._ask(ask)
-        except CacheAway:
+            return await self._ask(ask)
+        except RedisAway:
             return Look()
-        return look
 
     async def keep(
         self, group: str, name: str, look: Look, content: bytes, *, seconds: int
@@ -77,7 +64,7 @@ class Cache:
         kept = look.generation + content
         try:
             await self._ask(lambda redis: redis.set(f"{group}:{name}", kept, ex=seconds))
-        except CacheAway:
+        except RedisAway:
             return
 
     async def changed(self, group: str) -> None:
@@ -88,27 +75,19 @@ class Cache:
         """
         self._owed.add(group)
         try:
-            await self._ask(None)
-        except CacheAway:
+            await self._ask(_nothing)
+        except RedisAway:
             return
 
-    async def _ask(self, act: Callable[[Redis], Awaitable[Result]] | None) -> Any:
-        if self.redis is None or monotonic() < self._away_until:
-            raise CacheAway
-        was_away = self._away_until > 0
-        if was_away:
-            self._away_until = monotonic() + PAUSE_SECONDS  # one tries; the others wait for nothing
-        try:
-            async with asyncio.timeout(self.timeout_seconds):
-                await self._settle(self.redis)
-                result = await act(self.redis) if act else None
-        except (RedisError, OSError, TimeoutError) as error:
-            if not was_away:  # the health check tells how long
-                log.warning("cache_away", extra={"error": f"{type(error).__name__}: {error}"})
-            self._away_until = monotonic() + PAUSE_SECONDS
-            raise CacheAway from error
-        self._away_until = 0.0
-        return result
+    async def _ask(self, act: Callable[[Redis], Awaitable[Result]]) -> Result:
+        if self.redis is None:
+            raise RedisAway
+
+        async def told(redis: Redis) -> Result:
+            await self._settle(redis)
+            return await act(redis)
+
+        return await self.redis.ask(told)
 
     async def _settle(self, redis: Redis) -> None:
         if not self._owed:
@@ -120,6 +99,10 @@ class Cache:
         except BaseException:
             self._owed |= owed
             raise
+
+
+async def _nothing(_: Redis) -> None:
+    return None
 
 
 def _generation_key(group: str) -> str:

@@ -15,7 +15,8 @@ from service.migrate import current_revision, outdated
 from service.redis import open_redis
 from service.settings import Settings
 from service.sources import Problem
-from service.storage import open_storage
+from service.storage import StorageUnavailable, open_storage
+from service.store_errors import REFUSALS, reason, refusal
 
 CONNECT_SECONDS = 10
 
@@ -26,7 +27,7 @@ async def connect(settings: Settings) -> list[Problem]:
         "DATABASE_URL": _database,
         "REDIS_URL": _redis,
         "MAIL_SERVER": _mail,
-        "UPLOAD_FOLDER": _storage,
+        _store_variable(settings): _storage,
     }
     found = await asyncio.gather(
         *(_within(name, probe, settings) for name, probe in probes.items())
@@ -90,7 +91,23 @@ async def _mail(settings: Settings) -> list[Problem]:
     return []
 
 
+def _store_variable(settings: Settings) -> str:
+    return "MEDIA_STORE_URL" if settings.media_store_url else "UPLOAD_FOLDER"
+
+
 async def _storage(settings: Settings) -> list[Problem]:
     async with open_storage(settings) as storage:
-        await storage.check()
+        try:
+            await storage.check()
+        except StorageUnavailable as error:
+            if storage.folder is not None:
+                raise
+            return [_store_problem(settings, error)]
     return []
+
+
+def _store_problem(settings: Settings, error: StorageUnavailable) -> Problem:
+    address = "AWS_ENDPOINT_URL" if settings.aws_endpoint_url else "MEDIA_STORE_URL"
+    away = (address, "an object store that answers", reason(error) or "no answer")
+    variable, expected, given = REFUSALS.get(refusal(error), away)
+    return Problem(variable, "connection", expected, given)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     TypeDecorator,
     event,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -154,6 +155,10 @@ class Database:
     def is_postgresql(self) -> bool:
         return self.engine.dialect.name == "postgresql"
 
+    def insert(self, model: type[Base]) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT that knows ON CONFLICT, which each database has in a dialect of its own."""
+        return (postgresql.insert if self.is_postgresql else sqlite.insert)(model)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A session whose work is committed at the end of the block, or not at all.
@@ -201,8 +206,8 @@ class Database:
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The engine of this process. Nothing is connected before the first use."""
     url = engine_url(settings)
-    postgresql = url.get_backend_name() == "postgresql"
-    engine = (_postgresql_engine if postgresql else _sqlite_engine)(settings, url)
+    make = _postgresql_engine if url.get_backend_name() == "postgresql" else _sqlite_engine
+    engine = make(settings, url)
     translate(engine)
     database = Database(settings, engine)
     try:

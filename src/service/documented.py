@@ -19,6 +19,7 @@ HEADERS = {
     403: {"WWW-Authenticate": "what the token lacks"},
     415: {"Accept": "what the body may be"},
     416: {"Content-Range": "the size, such as `bytes */28231`"},
+    426: {"Upgrade": "the protocol to use instead"},
     **dict.fromkeys((429, 502, 503, 504), AGAIN),
 }
 EXAMPLES = {
@@ -33,6 +34,7 @@ EXAMPLES = {
     416: "The content has 28231 bytes.",
     421: "This service does not answer for that host.",
     422: "body.password: expected 8 to 1024 characters",
+    426: "This is a WebSocket.",
     429: "Too many attempts. Try again later.",
     502: "The service is away. Try again shortly.",
     503: "A service this request needs is away. Try again shortly.",

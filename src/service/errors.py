@@ -6,7 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import (
+    RequestValidationError,
+    ValidationException,
+    WebSocketRequestValidationError,
+)
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -124,8 +128,8 @@ def allowed_methods(request: Request) -> str:
 async def on_validation_error(request: Request, error: Exception) -> Response:
     """422 with the place and reason of every mistake, never the value: it may be a password. 415
     where the body is of another type than the operation takes, and so was not read."""
-    assert isinstance(error, RequestValidationError)
-    if expected := unmet_types(request):
+    assert isinstance(error, ValidationException)
+    if isinstance(error, RequestValidationError) and (expected := unmet_types(request)):
         types = ", ".join(expected)
         detail = f"The body has to be {types}."
         return problem_response(request, 415, detail=detail, headers={"Accept": types})
@@ -175,6 +179,7 @@ def exception_handlers(*, debug: bool) -> dict[type[Exception], Handler]:
         HTTPException: told(on_http_exception),
         # Never logged: it holds what was sent.
         RequestValidationError: on_validation_error,
+        WebSocketRequestValidationError: on_validation_error,
         ClientDisconnect: on_disconnect,
     }
 

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 MASK = "**********"
 NAME = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 SECRET_PARAMETER = "pass|secret|token|key|credential|signature"
+BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 HOST = rf"{NAME}(\.{NAME})*"
 
 
@@ -158,6 +159,25 @@ def url_with(expect: str, *schemes: str, host: bool = False, empty: bool = False
         return SecretUrl(parts.scheme + text[len(parts.scheme) :])
 
     return Parsed(read, expect)
+
+
+def _store_url(value: Any) -> str:
+    """Names that need no escaping, so that every key below the prefix has one spelling."""
+    text = _text(value)
+    if text and not re.fullmatch(rf"[sS]3://{BUCKET}(/\w[\w.=-]*)*/?", text, re.ASCII):
+        raise ValueError("not a bucket")
+    return text.rstrip("/").replace("S3:", "s3:", 1)
+
+
+def _endpoint(value: Any) -> str:
+    text = _text(value)
+    if text:
+        parts = split_url(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ValueError("another scheme, no host, or more than an address")
+        if "@" in parts.netloc:
+            raise ValueError("a user")
+    return text.rstrip("/")
 
 
 def _word(value: Any) -> Any:
@@ -308,13 +328,10 @@ RedisUrl = Annotated[
     ),
 ]
 StoreUrl = Annotated[
-    SecretUrl,
-    url_with(
-        "a URL such as s3://bucket/prefix, or nothing for the folder",
-        *("s3", "gs", "az"),
-        host=True,
-        empty=True,
-    ),
+    str, Parsed(_store_url, "s3://bucket or s3://bucket/prefix, or nothing for the folder")
+]
+Endpoint = Annotated[
+    str, Parsed(_endpoint, "an http:// or https:// address, without user or query")
 ]
 WebUrl = Annotated[
     SecretUrl, url_with("an http:// or https:// URL", "http", "https", host=True, empty=True)

@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 
 INCOMING = ".incoming"  # drafts; no key begins with a dot
 ABANDONED_SECONDS = 24 * 3600
-COPY_BYTES = 512 * 1024
+CHUNK_BYTES = 512 * 1024  # what one download or copy holds in memory
 BATCH = 500
 
 
@@ -28,6 +28,8 @@ class Stored(NamedTuple):
 class Folder:
     """A store like an object store. All calls block and raise OSError; where there is nothing under
     a key that is FileNotFoundError, or a word on the directories in its place."""
+
+    links = None  # clients get files from nginx or the application
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,7 +54,7 @@ class Folder:
         draft.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(draft, "xb") as copy:
-                shutil.copyfileobj(file, copy, COPY_BYTES)
+                shutil.copyfileobj(file, copy, CHUNK_BYTES)
                 copy.flush()
                 os.fsync(copy.fileno())  # survives a power cut
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,11 @@ class Folder:
             raise FileNotFoundError(errno.ENOENT, "The stored file is shorter")
         return data
 
+    def chunks(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """Bytes from start up to, not including, end. Raises as `read` does."""
+        for position in range(start, end, CHUNK_BYTES):
+            yield self.read(key, position, min(position + CHUNK_BYTES, end))
+
     def delete(self, key: str) -> None:
         """Remove an object, and the directories that it leaves empty."""
         target = self.path / key
@@ -97,6 +104,10 @@ class Folder:
         found = _files(self.path)
         while batch := [*islice(found, BATCH)]:
             yield [Stored(str(path.relative_to(self.path)), when) for path, when in batch]
+
+    def ping(self) -> None:
+        """Raises OSError where the folder is away."""
+        os.scandir(self.path).close()
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, float]]:

@@ -13,7 +13,6 @@ from uuid import UUID
 from fastapi import Header
 from pydantic import AfterValidator
 from sqlalchemy import LargeBinary, String, Text, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.responses import Response
@@ -112,8 +111,7 @@ async def keep(
 
     Where another request with the key is about to commit, this waits for it. Raises Repeated.
     """
-    insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
-    statement = insert(FirstAnswer).values(
+    statement = resources.database.insert(FirstAnswer).values(
         account_id=request.account_id,
         key=request.key,
         fingerprint=request.fingerprint,

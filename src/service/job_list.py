@@ -1,15 +1,22 @@
 """Jobs as operators see them: what waits, what runs, what failed and why."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
 
 from service.database import Database
-from service.jobs import ORIGIN, WAKE, EmbeddedJob, JobFailure, procrastinate_jobs
+from service.jobs import ORIGIN, WAKE, EmbeddedJob, Job, JobFailure, Task, procrastinate_jobs
+
+log = logging.getLogger(__name__)
+
+FAILED_KEPT = timedelta(days=30)
+EXPIRY_SECONDS = 24 * 3600
+BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,18 @@ class JobList:
         """Remove failed jobs; returns those that were failed."""
         return await self._change(delete(self._jobs), ids)
 
+    async def failed_before(self, moment: datetime) -> list[int]:
+        """The ids of up to BATCH jobs that failed before a moment."""
+        jobs = self._jobs.c
+        query = (
+            select(jobs.id)
+            .join_from(self._jobs, JobFailure, JobFailure.job_id == jobs.id)
+            .where(self._status == "failed", JobFailure.failed_at < moment)
+            .limit(BATCH)
+        )
+        async with self.database.reading() as connection:
+            return list(await connection.scalars(query))
+
     async def _change(self, statement: Any, ids: Sequence[int]) -> set[int]:
         jobs = self._jobs.c
         async with self.database.transaction() as session:
@@ -101,3 +120,14 @@ def _listed(
     shown = {name: value for name, value in given.items() if name not in ORIGIN}
     at = failed_at if status == "failed" else run_at
     return ListedJob(number, task, status, attempts, at, shown, reason or "")
+
+
+async def expire(resources: Any, job: Job) -> None:
+    """Remove jobs that failed long ago: what they were to do is over, and they may name people."""
+    jobs, removed = JobList(resources.database), 0
+    while ids := await jobs.failed_before(datetime.now(UTC) - FAILED_KEPT):
+        removed += len(await jobs.discard(ids))
+    log.info("failed_jobs_removed", extra={"count": removed})
+
+
+TASKS = (Task("jobs.expire", expire, every_seconds=EXPIRY_SECONDS),)

@@ -29,9 +29,11 @@ from uvicorn_worker import UvicornWorker
 from service import metrics
 from service.master import generation
 from service.protocol import BoundedHttp
+from service.socket_protocol import BoundedSocket
 
 log = logging.getLogger(__name__)
 
+SOCKETS_CLOSE_SECONDS = 3.0  # for the application to close its WebSockets
 ACCEPTED_UNREAD_SECONDS = 1.0  # for connections accepted just before the listener closed
 SHUTDOWN_MARGIN_SECONDS = 3  # resources close and the process ends before Gunicorn kills it
 SHORT_REQUEST_SECONDS = 1.0  # a recycled worker closes its listener on these, not on longer ones
@@ -55,6 +57,11 @@ class Lifecycle:
     def end_connections(self) -> None:
         """Ask long-lived connections to end: the worker is replaced, the service stays ready."""
         self._drain.set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether long-lived connections should end, and none begin."""
+        return self._drain.is_set()
 
     async def wait_for_drain(self) -> None:
         """Returns when long-lived connections should end."""
@@ -164,6 +171,7 @@ class DrainingServer(Server):
             await self._until(lambda: False, self.drain_seconds)
         self.lifecycle.end_connections()
         await self._stop_accepting(sockets)
+        await self._until(lambda: not self._open_sockets(), SOCKETS_CLOSE_SECONDS)
         await self._until(lambda: not _running(self.server_state.connections))
 
     async def _stop(self, sockets: list[Any] | None) -> None:
@@ -206,6 +214,9 @@ class DrainingServer(Server):
             sock.close()
         await self._until(lambda: not self._accepted_unread(), ACCEPTED_UNREAD_SECONDS)
 
+    def _open_sockets(self) -> bool:
+        return not all(map(_is_http, self.server_state.connections))
+
     def _accepted_unread(self) -> bool:
         """Whether a connection accepted during the drain still waits for its first request."""
         new: Iterable[Any] = self.server_state.connections - self._old
@@ -239,6 +250,11 @@ class DrainingWorker(UvicornWorker):
     CONFIG_KWARGS = {
         "loop": "uvloop",
         "http": BoundedHttp,  # on httptools: h11 answered a request smuggled by CL+TE
+        "ws": BoundedSocket,
+        "ws_ping_interval": 20,  # seconds; proxies close what is silent for longer than a minute
+        "ws_ping_timeout": 20,
+        "ws_max_size": 4096,  # bytes of a message from a client
+        "ws_per_message_deflate": False,  # messages are short, and its buffers are not
         "lifespan": "on",
         "server_header": False,
         "ssl_version": ssl.PROTOCOL_TLS_SERVER,

@@ -5,28 +5,19 @@ fixed size, so that no limit is ever open; and nobody waits for it longer than
 REDIS_TIMEOUT_SECONDS.
 """
 
-import asyncio
 import hmac
-import logging
 import math
 import time
 from array import array
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from service.errors import ServiceError, Unavailable
+from service.redis import OptionalRedis, RedisAway
 from service.settings import Settings
 
-log = logging.getLogger(__name__)
-
 SLOTS = 1 << 15  # a quarter of a MiB a limit
-CLOSE_SECONDS = 1.0
-PAUSE_SECONDS = 5.0  # before a Redis that failed is asked again
 # What an event adds to is the time until its subject is as good as new: the key's time to live.
 # So there is no clock to agree on, and what is not used is gone by itself.
 TAKE = """
@@ -72,13 +63,10 @@ class Limit:
 class Limits:
     """Counts events. Keys are keyed hashes: a copy of Redis names no subject."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(self, settings: Settings, redis: OptionalRedis) -> None:
         self._redis = redis
-        self._timeout_seconds = settings.redis_timeout_seconds
         self._secret = settings.secret_key.get_secret_value().encode()
         self._local: dict[str, LocalCount] = {}
-        self._away_until = 0.0
-        self._asking: set[asyncio.Future[Any]] = set()
 
     @asynccontextmanager
     async def counted(self, limit: Limit, subject: str) -> AsyncIterator[None]:
@@ -122,42 +110,11 @@ class Limits:
 
     async def _run(self, script: str, name: str, digest: bytes, *numbers: int) -> int | None:
         """A script's answer, in one round trip; None where Redis gives none in time."""
-        if time.monotonic() < self._away_until:
-            return None
         key = f"limit:{name}:{digest[:16].hex()}"
         try:
-            answer = await self._in_time(self._redis.eval(script, 1, key, *numbers))
-        except (RedisError, OSError, TimeoutError) as error:
-            if not self._away_until:
-                log.warning("limits_without_redis", extra={"error": repr(error)})
-            self._away_until = time.monotonic() + PAUSE_SECONDS
+            return int(await self._redis.ask(lambda redis: redis.eval(script, 1, key, *numbers)))
+        except RedisAway:
             return None
-        if self._away_until:
-            self._away_until = 0.0
-            log.info("limits_with_redis")
-        return int(answer)
-
-    async def _in_time(self, question: Awaitable[Any]) -> Any:
-        """Raises TimeoutError. A task of its own, as the client may take a cancellation for one of
-        its own timeouts and try again: by `asyncio.timeout` some waited six times as long."""
-        asking = asyncio.ensure_future(question)
-        self._asking.add(asking)
-        asking.add_done_callback(self._asked)
-        done, _ = await asyncio.wait({asking}, timeout=self._timeout_seconds)
-        if not done:
-            asking.cancel()
-            raise TimeoutError
-        return asking.result()
-
-    def _asked(self, asking: asyncio.Future[Any]) -> None:
-        self._asking.discard(asking)
-        if not asking.cancelled():
-            asking.exception()  # or it would be logged as one that nobody looked at
-
-    async def close(self) -> None:
-        """Wait for what Redis was asked in vain, before its connections are closed."""
-        if self._asking:
-            await asyncio.wait(self._asking, timeout=CLOSE_SECONDS)
 
 
 class LocalCount:

@@ -41,6 +41,8 @@ REQUESTS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IN_PROGRESS = Gauge("http_requests_in_progress", "Requests running", multiprocess_mode="livesum")
+SOCKETS = Gauge("service_websockets_open", "WebSockets open", multiprocess_mode="livesum")
+SOCKETS_CLOSED = Counter("service_websockets_closed", "WebSockets that ended, by why", ["reason"])
 HEARTBEAT = Gauge(HEARTBEAT_NAME, "When a worker last ran its loop", multiprocess_mode="liveall")
 LOOP_LAG = Gauge(LAG_NAME, "How late the loop ran its last timer", multiprocess_mode="liveall")
 WORKER_EXITS = Counter("service_worker_exits", "Workers that ended, by reason", ["reason"])

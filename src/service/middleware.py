@@ -5,7 +5,6 @@ and the answer to what nobody caught. One plain ASGI layer costs less than a mic
 
 import logging
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from urllib.parse import quote
@@ -14,12 +13,12 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import errors, logs, metrics
+from service import logs, metrics
+from service.exchange import Exchange, SocketExchange
 from service.settings import Settings
 
 log = logging.getLogger("service.access")
 
-WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid,
 # and only versions after 00 may say more.
 TRACEPARENT = re.compile(
@@ -30,6 +29,7 @@ SMALL_BODY_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
 UNMATCHED = "(unmatched)"
 KNOWN_HOSTS = 1000
+OTHER_HOST = "This service does not answer for that host."
 LONGEST_HOST = 300  # a name has at most 253 characters; the rest is its port
 
 
@@ -64,40 +64,6 @@ def host_matcher(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
     return matches
 
 
-class Exchange:
-    """One request on its way through the layer: its id, and how far its answer got."""
-
-    __slots__ = ("_id_header", "_send", "complete", "request_id", "status")
-
-    def __init__(self, send: Send, given_id: bytes) -> None:
-        if not WELL_FORMED_ID.fullmatch(given_id):
-            given_id = secrets.token_hex(16).encode()
-        self._id_header = (b"x-request-id", given_id)
-        self._send = send
-        self.request_id = given_id.decode()
-        self.status = 0
-        self.complete = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message["headers"], self._id_header]
-        elif not message.get("more_body"):
-            self.complete = True
-        await self._send(message)
-
-    async def send_problem(self, status: int, detail: str | None = None) -> None:
-        body = errors.problem_body(status, detail=detail, request_id=self.request_id)
-        headers = [
-            (b"content-type", errors.PROBLEM_JSON.encode()),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        # No "Connection: close": the server drops what is left of the body as it comes, while
-        # closing on a client that still sends would reset the connection before it reads this.
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
-
-
 class RequestLayer:
     """Wraps the application.
 
@@ -112,20 +78,21 @@ class RequestLayer:
         self.body_limits = body_limits
         self.access_log = settings.access_log
         self.running = 0
+        self.sockets = 0
         self._timers: dict[tuple[str, str, int], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         began = perf_counter()
         headers = dict(scope["headers"])  # the last one wins, where a header is repeated
-        exchange = Exchange(send, headers.get(b"x-request-id", b""))
-        logs.request_id.set(exchange.request_id)
-        # Also where there is none: a pipelined request runs in the context of the one before it.
-        match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-        logs.trace_id.set(match[1].decode() if match else "")
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        given_id = headers.get(b"x-request-id", b"")
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, headers, SocketExchange(send, receive, given_id), began)
+            return
+        exchange = Exchange(send, given_id)
+        _identify(scope, headers, exchange)
         self.running += 1
         try:
             await self._serve(scope, headers, receive, exchange)
@@ -139,7 +106,7 @@ class RequestLayer:
         limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY_BYTES)
         length = headers.get(b"content-length")
         if not self.allows(headers.get(b"host", b"")):
-            await exchange.send_problem(421, "This service does not answer for that host.")
+            await exchange.send_problem(421, OTHER_HOST)
             return
         if length is not None and int(length) > limit:
             await exchange.send_problem(413, too_large(limit))
@@ -155,10 +122,36 @@ class RequestLayer:
             if not exchange.status:
                 await exchange.send_problem(500)
 
+    async def _serve_socket(
+        self, scope: Scope, headers: Mapping[bytes, bytes], exchange: SocketExchange, began: float
+    ) -> None:
+        """Accounted for as a request when its handshake is answered, and once more at its end."""
+        exchange.on_answer = lambda status: self._account(scope, status, perf_counter() - began)
+        _identify(scope, headers, exchange)
+        if not self.allows(headers.get(b"host", b"")):
+            await exchange.send_problem(421, OTHER_HOST)
+            return
+        self.sockets += 1
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except Exception:
+            log.exception("unhandled_error", extra={"method": "GET", "path": _path(scope)})
+            await exchange.fail()
+        finally:
+            self.sockets -= 1
+            if exchange.accepted:
+                self._account_end(scope, exchange.closed or "client", perf_counter() - began)
+
+    def _account_end(self, scope: Scope, reason: str, seconds: float) -> None:
+        metrics.SOCKETS_CLOSED.labels(reason).inc()
+        if self.access_log:
+            extra = {"path": _path(scope), "reason": reason, "seconds": round(seconds, 1)}
+            log.info("websocket_closed", extra=extra)
+
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")
         template = route.path if route is not None else UNMATCHED
-        key = (scope["method"], template, status)
+        key = (scope.get("method", "GET"), template, status)  # a WebSocket's handshake is a GET
         timer = self._timers.get(key)
         if timer is None:
             method = key[0] if key[0] in _METHODS else "OTHER"
@@ -169,13 +162,22 @@ class RequestLayer:
             log.info(
                 "request",
                 extra={
-                    "method": scope["method"],
+                    "method": key[0],
                     "path": _path(scope),
                     "status": status,
                     "duration_ms": round(seconds * 1000, 1),
                     "client": client[0] if client else "",
                 },
             )
+
+
+def _identify(scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) -> None:
+    """Tell the log and the application which request this is."""
+    logs.request_id.set(exchange.request_id)
+    # Also where there is none: a pipelined request runs in the context of the one before it.
+    match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    logs.trace_id.set(match[1].decode() if match else "")
+    scope.setdefault("state", {})["request_id"] = exchange.request_id
 
 
 def _path(scope: Scope) -> str:

@@ -4,19 +4,24 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import String, Text, delete, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import String, Text, and_, delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, UtcDateTime
+from service.job_list import FAILED_KEPT
 from service.jobs import Job, Task
 from service.mail import MailRefused
+from service.removal import remove
 from service.resources import Resources
 
 log = logging.getLogger(__name__)
 
 DELIVER = "mail.deliver"
+# A key's event commits with it, or is a job, which may run again as long as it is there. So rows
+# outlive failed jobs by far: when they go, nothing is left that could use their key again.
+KEPT = 3 * FAILED_KEPT
+EXPIRY_SECONDS = 24 * 3600
 
 
 class Mail(Base):
@@ -37,10 +42,9 @@ async def post(
     resources: Resources, session: AsyncSession, *, key: str, to: str, subject: str, text: str
 ) -> None:
     """Send a mail once the session commits; a second one with the same key is not sent."""
-    insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
     created_at = datetime.now(UTC)
     values = {"key": key, "recipient": to, "subject": subject, "text": text}
-    statement = insert(Mail).values(**values, created_at=created_at)
+    statement = resources.database.insert(Mail).values(**values, created_at=created_at)
     added = await session.execute(statement.on_conflict_do_nothing().returning(Mail.key))
     if added.scalar_one_or_none() is not None:
         await resources.jobs.enqueue(session, DELIVER, key=key)
@@ -81,4 +85,15 @@ async def _record(resources: Resources, key: str, **outcome: Any) -> None:
         await session.execute(statement.values(text="", **outcome))
 
 
-TASKS = (Task(DELIVER, deliver, give_up, max_attempts=34, first_delay_seconds=2.0),)
+async def expire(resources: Resources, job: Job) -> None:
+    """Remove old mails that were sent or refused; one that still has to go stays."""
+    ended = or_(Mail.sent_at.is_not(None), Mail.refused.is_not(None))
+    old = Mail.created_at < datetime.now(UTC) - KEPT
+    removed = await remove(resources.database, Mail.key, and_(ended, old))
+    log.info("mails_removed", extra={"count": removed})
+
+
+TASKS = (
+    Task(DELIVER, deliver, give_up, max_attempts=34, first_delay_seconds=2.0),
+    Task("mail.expire", expire, every_seconds=EXPIRY_SECONDS),
+)

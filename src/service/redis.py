@@ -1,21 +1,29 @@
 """Redis: cache, limits and fan-out. Never required: each use has its answer for when it is away."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 MAX_CONNECTIONS = 50
 RETRIES = 1
 HEARTBEAT_SHARE = 0.9  # of the check's deadline: the client gives up first, and cleans up
+PAUSE_SECONDS = 2.0  # before a Redis that failed is asked again
+CLOSE_SECONDS = 1.0
 
 
 def is_stand_in(settings: Settings) -> bool:
@@ -55,6 +63,64 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
         await client.aclose(close_connection_pool=True)  # it was given its pool
 
 
+class RedisAway(Exception):
+    """Redis did not answer in time, or is not asked because it did not."""
+
+
+class OptionalRedis:
+    """Redis for those who have an answer without it.
+
+    Nobody waits for it longer than its timeout, and one that did not answer is left alone for a
+    while, so that not every request waits for it.
+    """
+
+    def __init__(self, client: Redis, timeout_seconds: float) -> None:
+        self.client = client
+        self.timeout_seconds = timeout_seconds
+        self._away_until = 0.0
+        self._asking: set[asyncio.Future[Any]] = set()
+
+    async def ask(self, question: Callable[[Redis], Awaitable[Result]]) -> Result:
+        """What the question has for an answer. Raises RedisAway."""
+        if monotonic() < self._away_until:
+            raise RedisAway
+        if self._away_until:
+            self._away_until = monotonic() + PAUSE_SECONDS  # one tries; the others wait for nothing
+        try:
+            answer = await self._in_time(question(self.client))
+        except (RedisError, OSError, TimeoutError) as error:
+            if not self._away_until:  # the health check tells how long
+                log.warning("redis_away", extra={"error": f"{type(error).__name__}: {error}"})
+            self._away_until = monotonic() + PAUSE_SECONDS
+            raise RedisAway from error
+        if self._away_until:
+            self._away_until = 0.0
+            log.info("redis_back")
+        return answer
+
+    async def _in_time(self, question: Awaitable[Result]) -> Result:
+        """Raises TimeoutError. A task of its own, as the client may take a cancellation for one of
+        its own timeouts and try again: by `asyncio.timeout` some waited six times as long."""
+        asking = asyncio.ensure_future(question)
+        self._asking.add(asking)
+        asking.add_done_callback(self._asked)
+        done, _ = await asyncio.wait({asking}, timeout=self.timeout_seconds)
+        if not done:
+            asking.cancel()
+            raise TimeoutError
+        return asking.result()
+
+    def _asked(self, asking: asyncio.Future[Any]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # or it would be logged as one that nobody looked at
+
+    async def close(self) -> None:
+        """Wait for what was asked in vain, before the connections are closed."""
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=CLOSE_SECONDS)
+
+
 @asynccontextmanager
 async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Redis]:
     """A client whose `ping` waits for no request: on one connection of its own.
@@ -79,3 +145,20 @@ async def open_heartbeat(settings: Settings, client: Redis) -> AsyncIterator[Red
         yield heartbeat
     finally:
         await heartbeat.aclose(close_connection_pool=True)
+
+
+@asynccontextmanager
+async def open_subscriber(settings: Settings) -> AsyncIterator[Redis]:
+    """A client for one subscription, on a connection of its own. Tries nothing twice."""
+    subscriber = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=1,
+        socket_timeout=settings.redis_timeout_seconds,
+        socket_connect_timeout=settings.redis_timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        client_name="service-fanout",
+    )
+    try:
+        yield subscriber
+    finally:
+        await subscriber.aclose(close_connection_pool=True)

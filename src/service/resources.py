@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends
-from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
 from service import metrics
 from service.cache import Cache
 from service.checks import Check, InThread
 from service.database import Database, open_database
+from service.fanout import Fanout, open_fanout
 from service.health import Health
 from service.heartbeat import make_heartbeat
 from service.jobs import Jobs
 from service.limits import Limits
 from service.mail import Mailer
 from service.middleware import RequestLayer
-from service.redis import is_stand_in, open_heartbeat, open_redis
+from service.redis import OptionalRedis, is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.system import disk_usage
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 JOB_COUNT_SECONDS = 10
 POOL_CHECK_SECONDS = 0.5
 DISK_CHECK_SECONDS = 0.5
+STORE_CHECK_SECONDS = 2
 
 
 class FolderUnusable(Exception):
@@ -51,9 +52,10 @@ class Resources:
 
     settings: Settings
     database: Database
-    redis: Redis
+    redis: OptionalRedis
     limits: Limits
     cache: Cache
+    fanout: Fanout
     storage: Storage
     mailer: Mailer
     jobs: Jobs
@@ -109,14 +111,25 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
         )
 
-        limits = Limits(settings, redis)
-        stack.push_async_callback(limits.close)
-        shared = None if is_stand_in(settings) else redis
-        cache = Cache(shared, settings.redis_timeout_seconds)
+        optional = OptionalRedis(redis, settings.redis_timeout_seconds)
+        stack.push_async_callback(optional.close)
+        limits = Limits(settings, optional)
+        cache = Cache(None if is_stand_in(settings) else optional)
+        fanout = await stack.enter_async_context(open_fanout(settings, optional))
 
         storage = await stack.enter_async_context(open_storage(settings))
         disk = InThread(partial(check_disk, settings))
         health.add(Check("disk_space", disk, timeout_seconds=DISK_CHECK_SECONDS))
+        if storage.folder is None:
+            health.add(
+                Check(
+                    "media_store",
+                    InThread(storage.backend.ping),
+                    timeout_seconds=STORE_CHECK_SECONDS,
+                    on_demand=True,
+                    named_when_failing=True,
+                )
+            )
 
         mailer = Mailer(settings)
         if settings.mail_server:
@@ -133,13 +146,15 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         jobs = Jobs(database)
         gate = asyncio.Semaphore(os.cpu_count() or 1)
         await stack.enter_async_context(health.running())
-        yield Resources(settings, database, redis, limits, cache, storage, mailer, jobs, gate)
+        yield Resources(
+            settings, database, optional, limits, cache, fanout, storage, mailer, jobs, gate
+        )
 
 
 def check_disk(settings: Settings) -> None:
     """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""
     folder = Path(settings.upload_folder)
-    needed = not settings.media_store_url.get_secret_value()
+    needed = not settings.media_store_url
     if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise FolderUnusable
     usage = disk_usage(folder)
@@ -171,6 +186,7 @@ def _told(task: asyncio.Task[None]) -> None:
 def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
     """What metrics read rather than count."""
     metrics.IN_PROGRESS.set(layer.running)
+    metrics.SOCKETS.set(layer.sockets)
     metrics.POOL_SIZE.set(resources.settings.database_pool_size)
     metrics.POOL_IN_USE.set(resources.database.pool_in_use)
 

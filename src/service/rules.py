@@ -44,7 +44,22 @@ def _every_address(item: str) -> bool:
     return item == "*" or ipaddress.ip_network(item, strict=False).prefixlen == 0
 
 
-CHECKS = ("database", "database_pool", "cache", "disk_space", "mail")
+def _open_links(settings: Settings) -> bool:
+    """Whether clients would be sent to the object store without TLS."""
+    sent = settings.media_store_url and settings.media_store_redirect
+    address = settings.media_store_public_url or settings.aws_endpoint_url
+    return bool(sent) and address.startswith("http:")
+
+
+def _half_a_key(settings: Settings) -> bool:
+    """Not without an object store: the variables may be there for other programs."""
+    secret = settings.aws_secret_access_key.get_secret_value()
+    token = settings.aws_session_token.get_secret_value()
+    key = settings.aws_access_key_id
+    return bool(settings.media_store_url) and (bool(key) != bool(secret) or bool(token and not key))
+
+
+CHECKS = ("database", "database_pool", "cache", "disk_space", "mail", "media_store")
 
 RULES = (
     Rule(
@@ -109,9 +124,22 @@ RULES = (
     ),
     Rule(
         ("X_ACCEL_REDIRECT", "MEDIA_STORE_URL"),
-        lambda s: s.x_accel_redirect and bool(s.media_store_url.get_secret_value()),
+        lambda s: s.x_accel_redirect and bool(s.media_store_url),
         "X_ACCEL_REDIRECT or MEDIA_STORE_URL, as nginx has only the files of UPLOAD_FOLDER",
         "both",
+        production_only=False,
+    ),
+    Rule(
+        ("MEDIA_STORE_PUBLIC_URL", "AWS_ENDPOINT_URL", "MEDIA_STORE_URL", "MEDIA_STORE_REDIRECT"),
+        _open_links,
+        "an https:// address for clients in MEDIA_STORE_PUBLIC_URL, or MEDIA_STORE_REDIRECT=false",
+        "an http:// one",
+    ),
+    Rule(
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MEDIA_STORE_URL"),
+        _half_a_key,
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY together, and with AWS_SESSION_TOKEN, or none",
+        "a part of the key",
         production_only=False,
     ),
     Rule(

@@ -10,7 +10,6 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import String, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, UtcDateTime
@@ -51,10 +50,9 @@ async def enqueue_due(resources: Resources, task: str, every_seconds: float) -> 
     now = datetime.now(UTC)
     following = now + timedelta(seconds=every_seconds)
     move_on = update(Due).where(Due.task == task, Due.due_at <= now).values(due_at=following)
-    insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
-    first = insert(Due).values(task=task, due_at=following).on_conflict_do_nothing()
+    first = resources.database.insert(Due).values(task=task, due_at=following)
     async with resources.database.transaction() as session:
         if (await session.execute(move_on.returning(Due.task))).scalar_one_or_none():
             await resources.jobs.enqueue(session, task)
         else:
-            await session.execute(first)
+            await session.execute(first.on_conflict_do_nothing())

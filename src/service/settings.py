@@ -93,8 +93,24 @@ class Settings(BaseSettings):
 
     upload_folder: fields.FilledText = "var/uploads"
     """Where uploads are kept"""
-    media_store_url: fields.StoreUrl = SecretUrl("")
-    """Object store in place of the folder"""
+    media_store_url: fields.StoreUrl = ""
+    """Bucket of an object store in place of the folder"""
+    media_store_redirect: fields.Flag = True
+    """Clients get originals from the object store itself, by links that are good for 5 minutes"""
+    media_store_public_url: fields.Endpoint = ""
+    """Where clients reach the object store, if not at AWS_ENDPOINT_URL"""
+    media_store_path_style: fields.Flag | None = None
+    """The bucket in the path, not in the host name; default: where AWS_ENDPOINT_URL is set"""
+    aws_endpoint_url: fields.Endpoint = ""
+    """Object store that is not AWS"""
+    aws_region: fields.Text = ""
+    """Region of the bucket; default: that of the AWS profile, or us-east-1"""
+    aws_access_key_id: fields.Text = ""
+    """Key of the object store; default: the identity of the machine, container or AWS profile"""
+    aws_secret_access_key: fields.SecretText = SecretStr("")
+    """Secret of the key"""
+    aws_session_token: fields.SecretText = SecretStr("")
+    """Belongs to a key that expires"""
     x_accel_redirect: fields.Flag = False
     """nginx in front sends the files of UPLOAD_FOLDER itself"""
     max_content_length: fields.Size = ByteSize(16 * 1024 * 1024)
@@ -161,6 +177,8 @@ class Settings(BaseSettings):
     """How long a login lasts"""
     login_attempts: Annotated[int, Range(1, 1000)] = 10
     """Failed logins an address may have at once; then one every 30 s, until one succeeds"""
+    websockets_per_account: Annotated[int, Range(1, 1000)] = 10
+    """WebSockets an account may have open at once"""
     docs_enabled: fields.Flag = True
     """Serve `/docs` and `/openapi.json`"""
     otel_exporter_otlp_endpoint: fields.WebUrl = SecretUrl("")

@@ -9,74 +9,79 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
-
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import ObjectStore, from_url
+from typing import IO, Protocol, TypeVar
 
 from service.errors import Unavailable
-from service.folder import BATCH, Folder, Stored
+from service.folder import Folder, Stored
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+from service.store_errors import ERRORS, described, is_missing, refusal
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 512 * 1024  # what one download holds in memory
-PART_BYTES = 5 * 1024 * 1024  # of an upload; S3 takes no smaller ones
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
-MISSING = (NotFoundError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# obstore would repeat a request for three minutes.
-RETRIES: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
-CLIENT: "ClientConfig" = {"connect_timeout": "3s", "timeout": "30s"}
+THREADS = 16  # calls at once in a process
+WAIT_SECONDS = 5  # for one of them, then 503
+
+T = TypeVar("T")
 
 
 class StorageUnavailable(Unavailable):
     """The bytes cannot be written or read for the moment."""
 
 
+class Links(Protocol):
+    """Signs URLs by which clients get objects from the store itself. Calls may block."""
+
+    def sign(self, method: str, key: str, headers: Mapping[str, str]) -> str: ...
+
+
 class Backend(Protocol):
-    """What keeps the bytes. Calls block, and raise OSError or obstore's errors."""
+    """What keeps the bytes. Calls block, and raise what `store_errors.ERRORS` has."""
 
     def put(self, key: str, file: IO[bytes]) -> None: ...
     def size(self, key: str) -> int: ...
-    def read(self, key: str, start: int, end: int) -> bytes: ...
+    def chunks(self, key: str, start: int, end: int) -> Iterator[bytes]: ...
     def delete(self, key: str) -> None: ...
     def objects(self) -> Iterator[Sequence[Stored]]: ...
     def tidy(self) -> None: ...
+    def ping(self) -> None: ...
+    @property
+    def links(self) -> Links | None: ...
 
 
-class Bucket:
-    """An object store."""
+class Threads:
+    """Threads for blocking calls, so many and of their own: where the store hangs, its calls hold
+    up neither each other for long nor anything else."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, "storage")
+        self._free = asyncio.Semaphore(THREADS)
 
-    def put(self, key: str, file: IO[bytes]) -> None:
-        obstore.put(self.store, key, file, chunk_size=PART_BYTES, max_concurrency=1)
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """The result of a call. Raises StorageUnavailable where no thread gets free in time."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError:
+            log.warning("storage_busy", extra={"calls": THREADS})
+            raise StorageUnavailable from None
+        loop = asyncio.get_running_loop()
 
-    def size(self, key: str) -> int:
-        return int(obstore.head(self.store, key)["size"])
+        def done(_: "Future[T]") -> None:
+            with suppress(RuntimeError):  # the loop may have ended before the thread
+                loop.call_soon_threadsafe(self._free.release)
 
-    def read(self, key: str, start: int, end: int) -> bytes:
-        return bytes(obstore.get_range(self.store, key, start=start, end=end))
+        work = self._pool.submit(function, *arguments)
+        work.add_done_callback(done)  # not when its caller gives up
+        return await asyncio.wrap_future(work)
 
-    def delete(self, key: str) -> None:
-        obstore.delete(self.store, key)
-
-    def objects(self) -> Iterator[Sequence[Stored]]:
-        for batch in obstore.list(self.store, chunk_size=BATCH):
-            yield [Stored(found["path"], found["last_modified"].timestamp()) for found in batch]
-
-    def tidy(self) -> None:
-        """Unfinished uploads are the bucket's business: its lifecycle rules end them."""
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Storage:
     begins with a dot, and slashes between them. Any other key is a ValueError."""
 
     backend: Backend
+    threads: Threads = field(default_factory=Threads)
 
     @property
     def folder(self) -> Path | None:
@@ -98,14 +104,14 @@ class Storage:
         """
         _check_key(key)
         with _translated(missing=StorageUnavailable):
-            await asyncio.to_thread(self.backend.put, key, file)
+            await self.threads.run(self.backend.put, key, file)
 
     async def size(self, key: str) -> int | None:
         """Bytes stored under a key, or None. Raises StorageUnavailable."""
         _check_key(key)
         try:
             with _translated():
-                return await asyncio.to_thread(self.backend.size, key)
+                return await self.threads.run(self.backend.size, key)
         except FileNotFoundError:
             return None
 
@@ -115,10 +121,12 @@ class Storage:
         Raises StorageUnavailable, and FileNotFoundError where they are not all there.
         """
         _check_key(key)
-        for position in range(start, end, CHUNK_BYTES):
-            stop = min(position + CHUNK_BYTES, end)
+        chunks = self.backend.chunks(key, start, end)
+        while True:
             with _translated():
-                chunk = await asyncio.to_thread(self.backend.read, key, position, stop)
+                chunk = await self.threads.run(next, chunks, None)
+            if chunk is None:
+                return
             yield chunk
 
     async def delete(self, key: str) -> None:
@@ -128,7 +136,7 @@ class Storage:
         """
         _check_key(key)
         with suppress(FileNotFoundError), _translated():
-            await asyncio.to_thread(self.backend.delete, key)
+            await self.threads.run(self.backend.delete, key)
 
     async def older_than(self, seconds: float) -> AsyncIterator[list[str]]:
         """Keys of what was written longer ago than this, a batch at a time.
@@ -139,21 +147,32 @@ class Storage:
         batches = self.backend.objects()
         while True:
             with _translated(missing=StorageUnavailable):
-                batch = await asyncio.to_thread(next, batches, None)
+                batch = await self.threads.run(next, batches, None)
             if batch is None:
                 return
             if old := [stored.key for stored in batch if stored.written_at < before]:
                 yield old
 
+    async def link(self, method: str, key: str, headers: Mapping[str, str]) -> str | None:
+        """A URL at which a client gets an object from the store itself, for a short time and with
+        these headers; None where it has to come from here. Raises StorageUnavailable."""
+        _check_key(key)
+        if self.backend.links is None:
+            return None
+        with _translated(missing=StorageUnavailable):
+            return await self.threads.run(self.backend.links.sign, method, key, headers)
+
     async def tidy(self) -> None:
         """Remove what is not yet an object, and never will be. Raises StorageUnavailable."""
         with _translated(missing=StorageUnavailable):
-            await asyncio.to_thread(self.backend.tidy)
+            await self.threads.run(self.backend.tidy)
 
     async def check(self) -> None:
-        """Raises StorageUnavailable where nothing can be written and removed again."""
+        """Raises StorageUnavailable where nothing can be written, read and removed again."""
         key = f"check-{secrets.token_hex(8)}"
         await self.put(key, io.BytesIO(b"check"))
+        with _translated(missing=StorageUnavailable):
+            await self.threads.run(self.backend.ping)
         await self.delete(key)
 
 
@@ -167,23 +186,36 @@ def _translated(*, missing: type[Exception] = FileNotFoundError) -> Iterator[Non
     """Turns what a backend raises into StorageUnavailable, or `missing` for what is not there."""
     try:
         yield
-    except (OSError, BaseError) as error:
-        if isinstance(error, MISSING) and missing is not StorageUnavailable:
+    except ERRORS as error:
+        if is_missing(error) and missing is not StorageUnavailable:
             raise missing from error
-        log.warning("storage_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
+        if refused := refusal(error):  # until somebody mends it, and so an error
+            log.error("storage_refused", extra={"code": refused, "error": described(error)})
+        else:
+            log.warning("storage_unavailable", extra={"error": described(error)})
         raise StorageUnavailable from error
+
+
+def _opened(settings: Settings) -> Backend:
+    """Blocks while a folder is prepared."""
+    if settings.media_store_url:
+        # botocore takes 0.2 s and 16 MiB, which only those with a bucket should pay.
+        from service.bucket import open_bucket  # noqa: PLC0415
+
+        return open_bucket(settings)
+    folder = Folder(Path(settings.upload_folder).resolve())
+    try:
+        folder.prepare()
+    except OSError as error:  # uploads answer 503; all else works
+        log.warning("storage_unavailable", extra={"error": described(error)})
+    return folder
 
 
 @asynccontextmanager
 async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
     """The configured store. Opened after the fork only: its threads do not survive one."""
-    url = settings.media_store_url.get_secret_value()
-    if url:
-        yield Storage(Bucket(from_url(url, client_options=CLIENT, retry_config=RETRIES)))
-        return
-    folder = Folder(Path(settings.upload_folder).resolve())
+    storage = Storage(await asyncio.to_thread(_opened, settings))
     try:
-        await asyncio.to_thread(folder.prepare)
-    except OSError as error:  # uploads answer 503; all else works
-        log.warning("storage_unavailable", extra={"error": f"{type(error).__name__}: {error}"})
-    yield Storage(folder)
+        yield storage
+    finally:
+        storage.threads.close()

@@ -2,6 +2,7 @@
 
 import service.accounts.tasks
 import service.idempotency
+import service.job_list
 import service.media.tasks
 import service.outbox
 from service.jobs import by_name
@@ -10,6 +11,7 @@ TASKS = by_name(
     [
         *service.outbox.TASKS,
         *service.idempotency.TASKS,
+        *service.job_list.TASKS,
         *service.accounts.tasks.TASKS,
         *service.media.tasks.TASKS,
     ]

@@ -19,6 +19,7 @@ from typing import Any
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import DeleteJobCondition
+from psycopg import AsyncConnection
 from psycopg import Error as PsycopgError
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.exc import SQLAlchemyError
@@ -178,6 +179,7 @@ class Worker:
             timeout=POOL_SECONDS,
             reconnect_timeout=POOL_SECONDS,
             check=AsyncConnectionPool.check_connection,
+            configure=_autocommit,
             open=False,
         )
         try:
@@ -221,6 +223,11 @@ class Worker:
     @property
     def _connect_seconds(self) -> int:
         return int(self.settings.database_connect_timeout_seconds + 1)
+
+
+async def _autocommit(connection: AsyncConnection) -> None:
+    """The queue's uses are single statements: BEGIN and COMMIT would be two round trips more."""
+    await connection.set_autocommit(True)
 
 
 def _register(app: App, queue: Queue, resources: Resources) -> None:

@@ -80,7 +80,7 @@ async def test_asking_again_starts_the_week_again(api: Api) -> None:
 
 
 async def test_much_is_removed_in_batches(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(housekeeping, "BATCH", 2)
+    monkeypatch.setattr("service.removal.BATCH", 2)
     account_id = await api.account()
     for _ in range(5):
         await api.token(account_id, lifetime_seconds=-1)

@@ -134,6 +134,7 @@ async def test_write_includes_read(api: Api, asked: list[str], given: list[str])
     assert await status_of_me(api, bearer(key)) == 200
 
 
+# media: from here
 async def test_a_key_that_may_only_read_changes_nothing(api: Api) -> None:
     account_id = await api.account()
     headers = await api.key(account_id, may_write=False)
@@ -153,6 +154,9 @@ async def test_a_key_that_may_write_uploads_for_its_account(api: Api) -> None:
     headers = await api.key(account_id, may_write=False)
     assert (await api.client.get(f"/api/media/{item['id']}", headers=headers)).status_code == 200
     assert (await api.client.get(item["url"], headers=headers)).content == b"hello"
+
+
+# media: to here
 
 
 @pytest.mark.parametrize(

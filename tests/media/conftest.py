@@ -7,6 +7,7 @@ import pytest
 
 from api import Api, running_api
 from service.settings import Settings
+from sockets import serving
 
 
 @pytest.fixture
@@ -15,6 +16,16 @@ async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
     async with running_api(settings) as api:
         yield api
+
+
+@pytest.fixture
+async def live(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Api, int]]:
+    """The application on a port, where nothing is processed until a test does it."""
+    monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
+    async with serving(settings) as running:
+        yield running
 
 
 async def _nothing(_: Any) -> None:

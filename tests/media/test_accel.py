@@ -105,8 +105,8 @@ async def test_head_is_left_to_nginx(api: Api, owner: Headers) -> None:
     assert head.headers["x-accel-redirect"] == got.headers["x-accel-redirect"]
 
 
-@pytest.mark.parametrize("status", ["received", "processing"])
-async def test_what_is_still_processed_is_sent_by_the_application(
+@pytest.mark.parametrize("status", ["received", "processing", "failed"])
+async def test_what_is_not_ready_is_sent_by_the_application_as_mere_bytes(
     api: Api, owner: Headers, status: str
 ) -> None:
     """Its type is not known for good, of which nginx's ETag knows nothing."""
@@ -116,13 +116,6 @@ async def test_what_is_still_processed_is_sent_by_the_application(
     assert answer.content == JPEG
     assert answer.headers["etag"]
     assert "x-accel-redirect" not in answer.headers
-
-
-async def test_what_could_not_be_processed_is_sent_as_mere_bytes(api: Api, owner: Headers) -> None:
-    item = await processed(api, owner)
-    await set_values(api, status="failed", content_type=None)
-    answer = await api.client.get(item["url"], headers=owner)
-    assert "x-accel-redirect" in answer.headers
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"].startswith("attachment;")
 

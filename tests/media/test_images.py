@@ -3,7 +3,10 @@
 import hashlib
 import io
 import random
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +51,18 @@ def test_an_image_has_a_type_a_size_and_a_thumbnail(kind: str) -> None:
     left, right = left_and_right(facts)
     assert near(left, RED)
     assert near(right, BLUE)
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_an_inspection_loads_no_formats_that_it_does_not_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(saved(halves(), kind))
+    code = (
+        "import sys; from service.media import images; images.inspect(sys.stdin.buffer);"
+        "sys.exit('PIL.PdfImagePlugin' in sys.modules)"
+    )
+    with path.open("rb") as file:
+        assert subprocess.run([sys.executable, "-I", "-c", code], stdin=file).returncode == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"hello", b"\0" * 100_000, saved(halves(), "PNG")])

@@ -218,6 +218,28 @@ async def test_giving_up_late_leaves_what_is_ready(quiet: Api) -> None:
     assert (await get(quiet, headers, item["id"]))["status"] == "ready"
 
 
+async def test_what_was_given_up_becomes_ready_where_its_job_is_run_again(quiet: Api) -> None:
+    """By an operator who has mended the cause. The owner had the one mail there is."""
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG, public="true")
+    await tasks.give_up(quiet.resources, job(item["id"], 5), RuntimeError())
+    await process(quiet, item["id"])
+    done = await get(quiet, headers, item["id"])
+    assert (done["status"], done["reason"], done["content_type"]) == ("ready", None, "image/png")
+    shown = (await quiet.client.get("/api/public/media")).json()["items"]
+    assert [row["id"] for row in shown] == [item["id"]]
+    assert len(await mails(quiet)) == 1
+
+
+async def test_what_failed_by_its_own_fault_is_not_processed_again(quiet: Api) -> None:
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG[:200])
+    await process(quiet, item["id"])
+    failed = await get(quiet, headers, item["id"])
+    await process(quiet, item["id"], attempt=2)
+    assert await get(quiet, headers, item["id"]) == failed
+
+
 async def test_an_inspection_that_somebody_ended_is_left_to_the_next_attempt(
     quiet: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,8 +246,8 @@ async def test_a_page_is_read_once(server_api: Api, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 async def own(server_settings: Settings, own_redis: RedisServer) -> AsyncIterator[Api]:
     """The application with a Redis that the test may freeze."""
-    url = SecretUrl(own_redis.url)
-    async with running_api(server_settings.model_copy(update={"redis_url": url})) as api:
+    changes = {"redis_url": SecretUrl(own_redis.url), "redis_timeout_seconds": 0.25}
+    async with running_api(server_settings.model_copy(update=changes)) as api:
         yield api
 
 

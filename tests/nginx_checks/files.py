@@ -183,7 +183,7 @@ def media_keys_may_be_escaped(site: Site) -> None:
 
 
 def answers_with_secrets_are_not_compressed(site: Site) -> None:
-    for path in ("/api/media", "/login", "/confirm", "/api/accounts/me"):
+    for path in ("/api/keys", "/login", "/confirm", "/api/accounts/me"):
         site.echo.answers[path] = Answer(body=TEXT)
         try:
             answer = site.nginx.ask(path, headers={"Accept-Encoding": "gzip"})

@@ -151,23 +151,23 @@ def upgraded(site: Site, path: str, **other: str) -> tuple[int, dict[str, str], 
 
 
 def websockets_are_passed(site: Site) -> None:
-    status, headers, echoed = upgraded(site, "/ws/media?since=1")
+    status, headers, echoed = upgraded(site, "/ws/live?since=1")
     assert (status, echoed) == (101, b"\x01 over and over")
     digest = hashlib.sha1((WEBSOCKET["Sec-WebSocket-Key"] + WEBSOCKET_KEY).encode()).digest()
     assert headers["sec-websocket-accept"] == base64.b64encode(digest).decode().lower()
-    assert site.echo.last("/ws/media").values("x-forwarded-for") == ["127.0.0.1"]
+    assert site.echo.last("/ws/live").values("x-forwarded-for") == ["127.0.0.1"]
 
 
 def other_paths_are_no_websockets(site: Site) -> None:
-    for path in ("/ws/media/x", "/ws", "/", "/api/media"):
+    for path in ("/ws/", "/ws", "/wss/live", "/", "/api/ws/live"):
         assert upgraded(site, path)[0] == 200
         assert site.echo.last(path).values("upgrade") == []
         assert site.echo.last(path).values("connection") == []
 
 
 def other_protocols_are_no_websockets(site: Site) -> None:
-    assert upgraded(site, "/ws/media", Upgrade="h2c")[0] == 200
-    assert site.echo.last("/ws/media").values("upgrade") == []
+    assert upgraded(site, "/ws/live", Upgrade="h2c")[0] == 200
+    assert site.echo.last("/ws/live").values("upgrade") == []
 
 
 def the_log_has_no_query_and_no_referrer(site: Site) -> None:
@@ -211,15 +211,14 @@ def no_token_is_in_the_error_log(site: Site) -> None:
         echo.answers[link.partition("?")[0]] = Answer(resets=1)
         assert nginx.ask(link, "POST").status_code == 502
         assert nginx.ask(link, "POST", content=bytes(100_000)).status_code == 413
-    assert (
-        nginx.ask(f"/ws/media?ticket={CANARY}", "POST", content=bytes(100_000)).status_code == 413
-    )
+    link = f"/ws/live?ticket={CANARY}"
+    assert nginx.ask(link, "POST", content=bytes(100_000)).status_code == 413
     echo.go_away()
     try:
         for link in links:
             assert nginx.ask(link).status_code == 502
             assert nginx.ask(link, "POST").status_code == 502
-        assert nginx.ask(f"/ws/media?ticket={CANARY}").status_code == 502
+        assert nginx.ask(f"/ws/live?ticket={CANARY}").status_code == 502
         assert nginx.ask("/elsewhere").status_code == 502
     finally:
         echo.come_back()
@@ -312,7 +311,7 @@ def probes_and_metrics_are_inside(site: Site) -> None:
 
 
 def nothing_else_is_inside(site: Site) -> None:
-    for path in ("/", "/api/media", "/health/other", "/login", "/metrics/x"):
+    for path in ("/", "/api/keys", "/health/other", "/login", "/metrics/x"):
         answer = site.nginx.internal(path)
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"

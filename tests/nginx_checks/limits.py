@@ -10,7 +10,7 @@ from nginx import Site
 from nginx_checks import new_client, new_path
 
 KIB = 1024
-UPLOAD_BYTES = 16 * KIB * KIB + 64 * KIB
+UPLOAD_BYTES = 16 * KIB * KIB + 64 * KIB  # media
 SLACK = 6  # what the rate lets through while a burst is being sent
 
 
@@ -30,7 +30,7 @@ def assert_limited(answers: list[int], burst: int, slack: int = SLACK) -> None:
 
 def the_api_is_limited(site: Site) -> None:
     begun = time.monotonic()
-    answers = statuses(site, 60, "/api/media")
+    answers = statuses(site, 60, "/api/keys")
     assert time.monotonic() - begun < 3, "requests were queued"
     assert_limited(answers, 20, 30)
 
@@ -67,14 +67,24 @@ def a_disguised_login_is_limited_as_well(site: Site) -> None:
     assert_limited(answers, 5)
 
 
+# media: from here
 def a_gallery_is_not_limited_as_the_api_is(site: Site) -> None:
     client = new_client()
     assert set(statuses(site, 150, "/media/1/thumbnail", **client)) == {200}
     assert set(statuses(site, 15, "/api/media", **client)) == {200}
 
 
-def a_gallery_is_limited_too(site: Site) -> None:
-    answers = statuses(site, 400, "/media/1/thumbnail")
+# media: to here
+
+
+def files_are_not_limited_as_the_api_is(site: Site) -> None:
+    client = new_client()
+    assert set(statuses(site, 150, "/static/none.css", **client)) == {200}
+    assert set(statuses(site, 15, "/api/keys", **client)) == {200}
+
+
+def files_are_limited_too(site: Site) -> None:
+    answers = statuses(site, 400, "/static/none.css")
     assert_limited(answers, 200, 150)
 
 
@@ -89,7 +99,7 @@ def ipv6_clients_are_counted_by_network(site: Site) -> None:
 
 def a_client_has_so_many_requests_at_once(site: Site) -> None:
     """128, as many as one HTTP/2 connection can ask."""
-    client, path = new_client(), new_path("/media/slow-")
+    client, path = new_client(), new_path("/static/slow-")
     site.echo.answers[path] = Answer(delay_seconds=4)
 
     def ask(headers: dict[str, str]) -> int:
@@ -116,6 +126,7 @@ def probes_inside_are_not_limited(site: Site) -> None:
     assert set(asked) == {200}
 
 
+# media: from here
 def uploads_may_be_as_large_as_the_app_takes(site: Site) -> None:
     answer = site.nginx.ask("/api/media", "POST", content=bytes(UPLOAD_BYTES))
     assert answer.status_code == 200
@@ -143,8 +154,14 @@ def uploads_without_a_length_are_limited(site: Site) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+# media: to here
+
+
 def other_bodies_are_small(site: Site) -> None:
-    for path in ("/login", "/", "/api/media/1", "/api/public/media", "/media/1/a", "/confirm"):
+    for path in (
+        *("/login", "/", "/api/keys", "/api/public/list", "/confirm"),
+        *("/api/media/1", "/media/1/a"),  # media
+    ):
         small = site.nginx.ask(path, "POST", content=bytes(64 * KIB))
         assert (small.status_code, small.json()["length"]) == (200, 64 * KIB)
         assert site.nginx.ask(path, "POST", content=bytes(64 * KIB + 1)).status_code == 413
@@ -158,17 +175,17 @@ def a_password_never_touches_a_disk(site: Site) -> None:
 
 
 def the_app_gets_whole_bodies_alone(site: Site) -> None:
-    """A slow upload holds nginx, and not the app."""
-    path = "/api/media"
+    """A slow client holds nginx, and not the app."""
+    path = "/api/keys"
     begun = site.echo.begun[path]
     with site.nginx.connect() as connection:
-        lines = ("Content-Length: 100000", "Connection: close")
-        connection.sendall(site.nginx.head("POST", path, *lines) + bytes(50_000))
+        lines = ("Content-Length: 60000", "Connection: close")
+        connection.sendall(site.nginx.head("POST", path, *lines) + bytes(30_000))
         time.sleep(0.5)
         assert site.echo.begun[path] == begun
-        connection.sendall(bytes(50_000))
+        connection.sendall(bytes(30_000))
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    assert len(site.echo.last(path).body) == 100_000
+    assert len(site.echo.last(path).body) == 60_000
 
 
 RATES = [
@@ -177,17 +194,20 @@ RATES = [
     what_sends_mail_or_checks_a_secret_is_limited_more,
     reading_is_not_limited_as_logging_in_is,
     a_disguised_login_is_limited_as_well,
-    a_gallery_is_not_limited_as_the_api_is,
-    a_gallery_is_limited_too,
+    a_gallery_is_not_limited_as_the_api_is,  # media
+    files_are_not_limited_as_the_api_is,
+    files_are_limited_too,
     ipv6_clients_are_counted_by_network,
     a_client_has_so_many_requests_at_once,
     a_refusal_says_when_to_come_back,
     probes_inside_are_not_limited,
 ]
 SIZES = [
+    # media: from here
     uploads_may_be_as_large_as_the_app_takes,
     uploads_are_limited,
     uploads_without_a_length_are_limited,
+    # media: to here
     other_bodies_are_small,
     a_password_never_touches_a_disk,
     the_app_gets_whole_bodies_alone,

@@ -67,7 +67,7 @@ def a_slow_head_on_the_plain_port_is_dropped(site: Site) -> None:
 def a_slow_body_is_dropped(site: Site) -> None:
     seconds = deadline_seconds(site, "client_body_timeout")
     with site.nginx.connect() as connection:
-        head = site.nginx.head("POST", "/api/media", "Content-Length: 1000000")
+        head = site.nginx.head("POST", "/login", "Content-Length: 60000")
         connection.sendall(head + b"a beginning")
         assert dropped_within(connection, seconds + SLACK_SECONDS)
 

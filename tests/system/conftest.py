@@ -1,5 +1,7 @@
-"""nginx and an upstream behind it, started once a module for each nginx there is."""
+"""Fixtures of real processes: nginx and an upstream behind it, started once a module for each nginx
+there is; and whole deployments."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from deployments import Deployment, Person, migrate, working
+from mail_server import mail_server
 from nginx import KINDS, Change, Site, available, running_site
 from nginx_checks import LIMITED, OPEN
-from servers import require
+from servers import Postgresql, RedisServer, Web, require, running
 
 MakeSite = Callable[..., Site]
 
@@ -59,3 +63,52 @@ def make_site(nginx_directory: Path, request: pytest.FixtureRequest) -> Iterator
             return started[-1]
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def walk_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("walk")
+
+
+@pytest.fixture(scope="module")
+def embedded(walk_directory: Path) -> Iterator[Deployment]:
+    environment = {"DATABASE_URL": f"sqlite:///{walk_directory}/service.sqlite3"}
+    migrate(environment, walk_directory)
+    with running(Web(walk_directory / "embedded", environment)) as web:
+        yield Deployment(web, (web.log_path,))
+
+
+@pytest.fixture(scope="module")
+def distributed(
+    walk_directory: Path, shared_postgresql: Postgresql, shared_redis: RedisServer
+) -> Iterator[Deployment]:
+    with mail_server() as mail:
+        environment = {
+            "DATABASE_URL": shared_postgresql.new_database(),
+            "REDIS_URL": shared_redis.url,
+            "REDIS_TIMEOUT_SECONDS": "5",
+            "MAIL_SERVER": "127.0.0.1",
+            "MAIL_PORT": str(mail.port),
+            "MAIL_USE_TLS": "false",
+            "SECRET_KEY": "k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+            "UPLOAD_FOLDER": str(walk_directory / "uploads"),
+            "WEB_CONCURRENCY": "2",
+        }
+        migrate(environment, walk_directory)
+        web = Web(walk_directory / "web", environment)
+        with working(environment, walk_directory) as log, running(web):
+            yield Deployment(web, (web.log_path, log), mail)
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    chosen: Deployment = request.getfixturevalue(request.param)
+    return chosen
+
+
+@pytest.fixture
+def person(deployment: Deployment, request: pytest.FixtureRequest) -> Iterator[Person]:
+    name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    person = Person(deployment, f"{name[-60:].strip('-')}@example.org")
+    with person.client:
+        yield person

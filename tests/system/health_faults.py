@@ -80,7 +80,10 @@ class Service(Web):
         except (OSError, http.client.HTTPException):
             return 0
 
-    def first(self, path: str, status: int, *, seconds: float = 5) -> Answer:
+    def metrics(self) -> str:
+        return self.probe("/metrics").body.decode()
+
+    def first(self, path: str, status: int, *, seconds: float = 20) -> Answer:
         """The first answer with a status. Raises TimeoutError."""
 
         def answered() -> Answer | None:

@@ -20,7 +20,7 @@ from service.settings import Settings
 from stack import Person, Stack, docker, require_engine, stack_directory
 from traffic import Traffic
 
-PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)
+PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 MAIL_PASSWORD = "the-mail-passw0rd"
 SERVICES = ("web", "worker", "nginx", "postgres", "redis")
 OWN_LAYERS_MB = 120
@@ -102,6 +102,7 @@ def test_everything_is_healthy_after_a_deploy(production: Stack) -> None:
         assert client.get("/health").json()["status"] in ("healthy", "degraded")
 
 
+# media: from here
 def test_a_picture_goes_the_whole_way(production: Stack, ada: Person) -> None:
     """From account to thumbnail, over https, with the bytes sent by nginx itself."""
     item = ada.upload("sunrise.jpg", PHOTO)
@@ -116,6 +117,9 @@ def test_a_picture_goes_the_whole_way(production: Stack, ada: Person) -> None:
     assert ada.client.get(item["thumbnail_url"], headers=ada.bearer).content[:4] == b"RIFF"
     assert ada.client.get(item["url"]).status_code == 404
     letter(production, ada.email, "Your upload is ready")
+
+
+# media: to here
 
 
 def test_nothing_is_published_but_nginx(production: Stack) -> None:
@@ -265,7 +269,7 @@ def test_the_image_alone_refuses_to_run_without_its_configuration(production: St
 def test_a_killed_container_comes_back_and_nothing_is_lost(
     production: Stack, ada: Person, service: str
 ) -> None:
-    item = ada.upload("kept.jpg", PHOTO)
+    item = ada.upload("kept.jpg", PHOTO)  # media
     before = production.inspect(service)["RestartCount"]
     os.kill(production.process_id(service), signal.SIGKILL)
     wait_until(lambda: production.inspect(service)["RestartCount"] > before, seconds=30)
@@ -275,12 +279,16 @@ def test_a_killed_container_comes_back_and_nothing_is_lost(
         def served() -> bool:
             """503, or no answer at all, while something is away."""
             with contextlib.suppress(httpx.HTTPError):
-                return client.get(item["url"], headers=again.bearer).content == PHOTO
+                answers = [
+                    client.get("/api/accounts/me", headers=again.bearer).is_success,
+                    client.get(item["url"], headers=again.bearer).content == PHOTO,  # media
+                ]
+                return all(answers)
             return False
 
         wait_until(served, seconds=60, every=0.5)
         wait_until(lambda: production.status("/health") == 200, seconds=60, every=0.5)
-        assert again.upload("after.jpg", PHOTO)["status"] == "ready"
+        assert again.upload("after.jpg", PHOTO)["status"] == "ready"  # media
 
 
 def test_workers_that_are_killed_leave_no_zombies(production: Stack) -> None:
@@ -431,8 +439,10 @@ def test_a_certificate_is_exchanged_without_a_restart(production: Stack) -> None
 
 
 def test_a_backup_is_restored_into_an_empty_stack(production: Stack, ada: Person) -> None:
+    # media: from here
     with production.client() as client:
         item = Person(client, ada.email, ada.token).upload("backed-up.jpg", PHOTO)
+    # media: to here
     made = production.make("backup", "STACK=production").stdout
     backup = re.search(r"backups/\d{8}T\d{6}Z", made)
     assert backup, made
@@ -451,8 +461,8 @@ def test_a_backup_is_restored_into_an_empty_stack(production: Stack, ada: Person
     with production.client() as client:
         person = Person(client, ada.email)
         person.log_in()
-        assert client.get(item["url"], headers=person.bearer).content == PHOTO
-        assert person.upload("after.jpg", PHOTO)["status"] == "ready"
+        assert client.get(item["url"], headers=person.bearer).content == PHOTO  # media
+        assert person.upload("after.jpg", PHOTO)["status"] == "ready"  # media
 
 
 def test_a_damaged_backup_is_refused(production: Stack, tmp_path: Path) -> None:

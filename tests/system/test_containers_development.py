@@ -14,7 +14,7 @@ from pictures import halves, saved
 from servers import wait_until
 from stack import Person, Stack, docker, require_engine, stack_directory
 
-PHOTO = saved(halves((600, 400)), "JPEG")
+PHOTO = saved(halves((600, 400)), "JPEG")  # media
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -72,10 +72,12 @@ def test_the_walk_goes_with_the_mail_that_is_printed(running: Running) -> None:
         ada.register()
         ada.confirm(running.printed(r"/confirm\?token=[\w.-]+")[0])
         ada.log_in()
+        # media: from here
         item = ada.upload("sunrise.jpg", PHOTO)
         assert item["status"] == "ready"
         assert client.get(item["url"], headers=ada.bearer).content == PHOTO
         assert client.get(item["thumbnail_url"], headers=ada.bearer).status_code == 200
+        # media: to here
 
 
 def test_a_change_of_the_code_is_served_without_a_restart(running: Running) -> None:

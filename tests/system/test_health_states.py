@@ -656,7 +656,6 @@ def test_a_blocked_worker_is_replaced(
         },
         arguments=("blocking_app:create_app()",),
     )
-    wait_until(lambda: len(service.workers()) == workers)
     before = set(service.workers())
     blocked = int(service.probe("/block").body)
     began = time.monotonic()
@@ -699,7 +698,6 @@ def test_detailed_forgets_a_worker_that_is_gone(
     make_service: Make, database: dict[str, str]
 ) -> None:
     service = make_service(environment=database | {"WEB_CONCURRENCY": "2"})
-    wait_until(lambda: len(service.workers()) == 2)
     victim = service.workers()[0]
     os.kill(victim, signal.SIGKILL)
 

@@ -101,9 +101,9 @@ def test_the_requests_of_all_workers_add_up(web: Web) -> None:
 def test_requests_are_counted_by_template_not_by_path(web: Web) -> None:
     """An id in a path makes no series of its own."""
     for number in range(20):
-        ask(web, "GET", f"/api/media/00000000-0000-0000-0000-{number:012}")
+        ask(web, "DELETE", f"/api/keys/00000000-0000-0000-0000-{number:012}")
     wait_until(lambda: counted(scrape(web)) == 20)
-    assert counted(scrape(web), route="/api/media/{item_id}") == 20
+    assert counted(scrape(web), route="/api/keys/{key_id}") == 20
 
 
 def test_strangers_cannot_make_series(web: Web) -> None:

@@ -149,7 +149,7 @@ IDENTITY = [
     gone("real_ip_recursive on;", identity.a_load_balancer_is_believed, LIMITED),
     gone("real_ip_header    X-Forwarded-For;", identity.a_load_balancer_is_believed, LIMITED),
     gone("proxy_set_header Upgrade            $upgrade_header;", identity.websockets_are_passed),
-    became('"~^/ws/media (?i)', '"~(?i)', identity.other_paths_are_no_websockets),
+    became('"~^/ws/[^ ]+ (?i)', '"~(?i)', identity.other_paths_are_no_websockets),
     became(
         '(?i)websocket$" websocket;', '(?<p>.+)$" $p;', identity.other_protocols_are_no_websockets
     ),
@@ -202,9 +202,7 @@ LIMITS = [
     gone(
         "limit_req  zone=credentials burst=5   nodelay;", limits.logging_in_is_limited_more, LIMITED
     ),
-    gone(
-        "limit_req  zone=files       burst=200 nodelay;", limits.a_gallery_is_limited_too, LIMITED
-    ),
+    gone("limit_req  zone=files       burst=200 nodelay;", limits.files_are_limited_too, LIMITED),
     gone("limit_conn connections 128;", limits.a_client_has_so_many_requests_at_once, LIMITED),
     gone("limit_req_status     429;", limits.a_refusal_says_when_to_come_back, LIMITED),
     gone("429     1;", limits.a_refusal_says_when_to_come_back, LIMITED),
@@ -217,7 +215,7 @@ LIMITS = [
         limits.what_sends_mail_or_checks_a_secret_is_limited_more,
         LIMITED,
     ),
-    became("(media|static)/", "(static)/", limits.a_gallery_is_not_limited_as_the_api_is, LIMITED),
+    gone('"~^[^ ]+ /static/"', limits.files_are_not_limited_as_the_api_is, LIMITED),
     became(
         '"$request_method $uri" $budget',
         '"$request_method $request_uri" $budget',
@@ -229,17 +227,20 @@ LIMITS = [
         limits.ipv6_clients_are_counted_by_network,
         LIMITED,
     ),
+    # media: from here
+    gone('"~^[^ ]+ /media/"', limits.a_gallery_is_not_limited_as_the_api_is, LIMITED),
     gone("client_max_body_size ${UPLOAD_BYTES};", limits.uploads_may_be_as_large_as_the_app_takes),
     became(
         "client_max_body_size ${UPLOAD_BYTES};",
         "client_max_body_size 0;",
         limits.uploads_are_limited,
     ),
+    # media: to here
     gone("client_max_body_size        64k;", limits.other_bodies_are_small),
     gone("client_body_buffer_size     64k;", limits.a_password_never_touches_a_disk),
     became(
-        "client_max_body_size ${UPLOAD_BYTES};",
-        "client_max_body_size 20m; proxy_request_buffering off;",
+        "client_max_body_size        64k;",
+        "client_max_body_size 64k; proxy_request_buffering off;",
         limits.the_app_gets_whole_bodies_alone,
     ),
     *(

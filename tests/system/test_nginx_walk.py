@@ -1,14 +1,19 @@
 """The way of one person through the service behind its proxy, as in production: over https, the app
 on a Unix socket, files sent by nginx."""
 
+import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from nginx import Nginx
 from nginx_checks import OPEN
@@ -17,7 +22,7 @@ from pictures import halves, saved
 from servers import Web, run_service, wait_until
 
 PASSWORD = "correct horse battery staple"
-PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)
+PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 
 
 @dataclass
@@ -77,6 +82,12 @@ def signed_in(behind: Behind) -> dict[str, str]:
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 
+def test_who_opened_the_mailed_link_can_log_in(behind: Behind, signed_in: dict[str, str]) -> None:
+    answer = behind.nginx.ask("/api/accounts/me", headers=signed_in)
+    assert answer.json()["email"] == "ada@example.org"
+
+
+# media: from here
 def test_a_picture_from_upload_to_thumbnail(behind: Behind, signed_in: dict[str, str]) -> None:
     nginx = behind.nginx
     sent = nginx.ask(
@@ -108,6 +119,46 @@ def test_a_picture_from_upload_to_thumbnail(behind: Behind, signed_in: dict[str,
     assert stranger.json()["request_id"] == stranger.headers["x-request-id"]
 
 
+def socket_of(nginx: Nginx, **more: Any) -> ClientConnection:
+    """A browser's, but for its name for this machine."""
+    return connect(
+        f"wss://{nginx.name}:{nginx.port}/ws/media",
+        sock=socket.create_connection(("127.0.0.1", nginx.port), 10),
+        ssl=nginx.tls(),
+        proxy=None,
+        **more,
+    )
+
+
+def test_a_socket_over_tls_tells_of_an_upload(behind: Behind, signed_in: dict[str, str]) -> None:
+    """No line of a log has its token, which stands where a browser puts it."""
+    nginx = behind.nginx
+    token = signed_in["Authorization"].split()[1]
+    with socket_of(nginx, subprotocols=["bearer", token]) as live:
+        assert live.subprotocol == "bearer"
+        sent = nginx.ask(
+            "/api/media", "POST", headers=signed_in, files={"file": ("a.txt", b"hello")}
+        )
+        told = {}
+        while (told.get("id"), told.get("status")) != (sent.json()["id"], "ready"):
+            told = json.loads(live.recv(30))
+    line = nginx.line(path="/ws/media", status=101)
+    assert [event["reason"] for event in behind.web.events("websocket_closed")] == ["client"]
+    assert line["request_id"] == behind.web.events("websocket_closed")[0]["request_id"]
+    assert token not in str(nginx.lines) + nginx.errors + behind.web.log
+
+
+def test_a_socket_that_is_refused_is_told_why(behind: Behind) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        socket_of(behind.nginx)
+    response = refusal.value.response
+    assert response.status_code == 401
+    assert response.headers.get_all("content-type") == ["application/problem+json"]
+    problem = json.loads(response.body or b"")
+    assert response.headers.get_all("x-request-id") == [problem["request_id"]]
+    assert len(response.headers.get_all("strict-transport-security")) == 1
+
+
 def test_an_upload_that_is_too_large(behind: Behind, signed_in: dict[str, str]) -> None:
     """The app's limit is for the file, and what its framing adds is let through to it."""
     limit = 16 * 1024 * 1024
@@ -117,6 +168,9 @@ def test_an_upload_that_is_too_large(behind: Behind, signed_in: dict[str, str]) 
         assert answer.status_code == status
         if status == 413:
             assert answer.json()["title"] == "Content Too Large"
+
+
+# media: to here
 
 
 def test_pages_and_what_they_load(behind: Behind) -> None:

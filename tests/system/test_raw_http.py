@@ -76,12 +76,12 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     "request_line",
     [
         b"OPTIONS * HTTP/1.1",
-        b"GET http://localhost/api/media HTTP/1.1",
+        b"GET http://localhost/api/keys HTTP/1.1",
         b"GET http://localhost HTTP/1.1",
         b"CONNECT localhost:443 HTTP/1.1",
         b"GET /" + b"a" * 60_000 + b" HTTP/1.1",
         b"GET /%00%ff%c0%80 HTTP/1.1",
-        b"GET /api/media?limit=%ff&cursor=%00 HTTP/1.1",
+        b"GET /api/keys?limit=%ff&cursor=%00 HTTP/1.1",
         b"GET /../../etc/passwd HTTP/1.1",
         b"GET /\xff\xfe HTTP/1.1",
         b"GET  HTTP/1.1",
@@ -146,6 +146,7 @@ def test_pipelined_requests_are_answered_in_order_each_under_its_own_id(web: Web
     assert lines["/pipelined/2"]["request_id"] == ids[1].decode()
 
 
+# media: from here
 def head_of_upload(length: int, *more: bytes) -> bytes:
     lines = [
         b"POST /api/media HTTP/1.1",
@@ -283,3 +284,6 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload_is_no_error(web: Web) 
     wait_until(ended)
     events = [e for e in web.events() if e.get("request_id") == "left-in-the-middle"]
     assert [(e["message"], e["status"]) for e in events] == [("request", 499)]
+
+
+# media: to here

@@ -51,12 +51,16 @@ def test_a_head_within_the_bound_is_served(web: Web) -> None:
     assert web.get("/openapi.json", headers={"X-Long": "a" * 30_000}).status_code == 200
 
 
+# media: from here
 def test_an_upload_behind_its_head_does_not_count_as_head(web: Web) -> None:
     body = b"x" * 300_000
     head = b"POST /api/media HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     with connect(web) as connection:
         connection.sendall(head % len(body) + body)
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+# media: to here
 
 
 @pytest.fixture

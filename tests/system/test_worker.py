@@ -58,7 +58,12 @@ class Rig:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.rpartition(" ")[0] for line in lines]
 
-    def wait_for_note(self, note: str, *, seconds: float = 20) -> None:
+    def process_of(self, note: str) -> int:
+        """The id of the process that noted this."""
+        lines = (self.directory / "notes").read_text().splitlines()
+        return next(int(pid) for said, _, pid in (x.rpartition(" ") for x in lines) if said == note)
+
+    def wait_for_note(self, note: str, *, seconds: float = 60) -> None:
         wait_until(lambda: note in self.notes, seconds=seconds)
 
     def jobs(self) -> list[str]:
@@ -66,7 +71,7 @@ class Rig:
         sql = "SELECT task_name, status, attempts FROM procrastinate_jobs ORDER BY id"
         return self.psql(sql).splitlines()
 
-    def wait_until_done(self, *, seconds: float = 20) -> None:
+    def wait_until_done(self, *, seconds: float = 60) -> None:
         wait_until(lambda: self.jobs() == [], seconds=seconds)
 
     def stop(self) -> None:
@@ -94,8 +99,20 @@ def own_rig(own_postgresql: Postgresql, tmp_path: Path) -> Iterator[Rig]:
 def test_a_job_runs_and_is_gone(rig: Rig) -> None:
     rig.worker()
     rig.enqueue("test.record", name="Ünïcødé-☃-𝄞")
-    rig.wait_for_note("ran Ünïcødé-☃-𝄞 1", seconds=5)
-    rig.wait_until_done(seconds=5)
+    rig.wait_for_note("ran Ünïcødé-☃-𝄞 1")
+    rig.wait_until_done()
+
+
+def test_the_queue_is_asked_single_statements_without_a_transaction_around_each(rig: Rig) -> None:
+    rig.worker()
+    rig.enqueue("test.record", name="x")
+    rig.wait_until_done()
+    last = rig.psql(
+        "SELECT query FROM pg_stat_activity"
+        " WHERE application_name = 'service-worker' AND datname = current_database()"
+    )
+    assert "procrastinate_fetch_job" in last
+    assert "COMMIT" not in last
 
 
 def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
@@ -132,7 +149,7 @@ def test_a_job_that_kills_its_workers_is_given_up(rig: Rig) -> None:
     for _ in range(2):
         worker = rig.worker(ready=False)
         assert worker.process is not None
-        assert worker.process.wait(20) == -signal.SIGKILL
+        assert worker.process.wait(60) == -signal.SIGKILL
     rig.worker()
     wait_until(lambda: rig.jobs() == ["test.die|failed|3"])
     assert rig.notes == ["dies x 1", "dies x 2", "gave-up x JobAbandoned"]
@@ -157,36 +174,49 @@ def test_a_job_of_a_newer_release_waits_for_it(rig: Rig) -> None:
     worker.wait_for("job_unknown")
     rig.enqueue("test.record", name="x")
     rig.wait_for_note("ran x 1")
-    assert rig.jobs()[0] == "test.of-a-newer-release|todo|0"
+    wait_until(lambda: rig.jobs() == ["test.of-a-newer-release|todo|0"])
 
 
 def test_a_scheduled_task_runs_once_however_many_workers_there_are(rig: Rig) -> None:
     for _ in range(2):
         rig.worker(EVERY_SECONDS="1")
-    began = time.monotonic()
-    time.sleep(5)
-    ran = rig.notes.count("ran None 1")
-    assert 3 <= ran <= time.monotonic() - began + 2
-    rig.stop()
-    time.sleep(3)
-    assert len(rig.jobs()) <= 1  # nothing piles up while nobody works
+    before, began = rig.notes.count("ran None 1"), time.monotonic()
+    wait_until(lambda: rig.notes.count("ran None 1") >= before + 6, seconds=60)
+    # Each to itself, they would have taken half the time.
+    assert time.monotonic() - began > 6 - 2
 
 
 def test_another_worker_finishes_the_job_of_one_that_was_killed(rig: Rig) -> None:
-    first = rig.worker()
-    rig.enqueue("test.last", name="x", seconds=0.5)
+    """Ten seconds are the promise. It had most of its work still before it."""
+    for _ in range(2):
+        rig.worker()
+    rig.enqueue("test.last", name="x", seconds=5)
     rig.wait_for_note("began x 1")
-    first.stop(signal.SIGKILL)
     killed_at = time.monotonic()
-    rig.worker()
-    rig.wait_for_note("ended x 2", seconds=15)
+    os.kill(rig.process_of("began x 1"), signal.SIGKILL)
+    rig.wait_for_note("began x 2")
     assert time.monotonic() - killed_at < 10
     rig.wait_until_done()
+    assert rig.notes == ["began x 1", "began x 2", "ended x 2"]
+
+
+def test_so_many_jobs_run_at_once_as_are_allowed(rig: Rig) -> None:
+    for name in "abcd":
+        rig.enqueue("test.last", name=name, seconds=4)
+    rig.worker(JOB_CONCURRENCY="3")
+    wait_until(lambda: len(rig.notes) == 3)
+    assert rig.jobs() == ["test.last|doing|0"] * 3 + ["test.last|todo|0"]
+    rig.wait_until_done()
+    running = most = 0
+    for note in rig.notes:
+        running += 1 if note.startswith("began") else -1
+        most = max(most, running)
+    assert most == 3
 
 
 def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
     worker = rig.worker(JOB_CONCURRENCY="1")
-    rig.enqueue("test.last", name="x", seconds=1.5)
+    rig.enqueue("test.last", name="x", seconds=4)
     rig.wait_for_note("began x 1")
     rig.enqueue("test.record", name="y")
     assert worker.stop(signal.SIGTERM) == 0
@@ -198,53 +228,47 @@ def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
 def test_a_worker_says_that_it_drains_while_its_jobs_end(rig: Rig) -> None:
     port = free_port()
     worker = rig.worker(WORKER_BIND=f"127.0.0.1:{port}")
-    rig.enqueue("test.last", name="x", seconds=2)
+    rig.enqueue("test.last", name="x", seconds=4)
     rig.wait_for_note("began x 1")
     worker.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    assert "draining" in httpx.get(f"http://127.0.0.1:{port}/health/ready").text
+    wait_until(lambda: "draining" in httpx.get(f"http://127.0.0.1:{port}/health/ready").text)
     assert worker.stop(signal.SIGTERM) == 0
     assert rig.notes == ["began x 1", "ended x 1"]
 
 
 def test_sigterm_ends_an_idle_worker_at_once(rig: Rig) -> None:
-    worker = rig.worker()
-    began = time.monotonic()
-    assert worker.stop(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 3
+    """It has a minute for jobs, and needs none of it."""
+    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="60")
+    assert worker.stop(signal.SIGTERM, seconds=10) == 0
 
 
 def test_a_job_longer_than_the_grace_period_is_handed_back(rig: Rig) -> None:
     """Without using up an attempt, of which the job has two."""
     rig.enqueue("test.last", name="x", seconds=60)
     for count in (1, 2):
-        worker = rig.worker(SHUTDOWN_GRACE_SECONDS="2", SHUTDOWN_DRAIN_SECONDS="0")
+        worker = rig.worker(SHUTDOWN_GRACE_SECONDS="6", SHUTDOWN_DRAIN_SECONDS="0")
         wait_until(lambda count=count: rig.notes == ["began x 1"] * count)
-        began = time.monotonic()
-        assert worker.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - began < 4
+        assert worker.stop(signal.SIGTERM) == 0, "which it is not after the grace period"
         assert worker.lines("job_handed_back")
         assert rig.jobs() == ["test.last|todo|0"]
 
 
 def test_a_thread_that_computes_does_not_keep_the_worker_from_ending(rig: Rig) -> None:
-    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="2", SHUTDOWN_DRAIN_SECONDS="0")
+    worker = rig.worker(SHUTDOWN_GRACE_SECONDS="4", SHUTDOWN_DRAIN_SECONDS="0")
     rig.enqueue("test.block", name="x", seconds=60)
     rig.wait_for_note("blocks x 1")
-    began = time.monotonic()
     assert worker.stop(signal.SIGTERM) == 1
-    assert time.monotonic() - began < 5
     assert rig.jobs() == ["test.block|todo|0"]
 
 
 def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) -> None:
     frozen = rig.worker()
-    rig.enqueue("test.last", name="x", seconds=1)
+    rig.enqueue("test.last", name="x", seconds=3)
     rig.wait_for_note("began x 1")
     frozen.send_signal(signal.SIGSTOP)
     rig.worker()
-    rig.enqueue("test.last", name="y", seconds=8)
-    rig.wait_for_note("began x 2", seconds=15)
+    rig.enqueue("test.last", name="y", seconds=90)
+    rig.wait_for_note("began x 2")
     frozen.send_signal(signal.SIGCONT)
     rig.wait_for_note("ended x 1")
     rig.wait_for_note("ended x 2")
@@ -257,17 +281,17 @@ def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) 
 def test_a_late_end_does_not_remove_the_job_from_under_who_runs_it_now(rig: Rig) -> None:
     """The one that took it over may still die, and then a third has to find it."""
     frozen = rig.worker()
-    rig.enqueue("test.last", name="x", seconds=1)
+    rig.enqueue("test.last", name="x", seconds=4)
     rig.wait_for_note("began x 1")
     frozen.send_signal(signal.SIGSTOP)
     second = rig.worker()
-    rig.wait_for_note("began x 2", seconds=15)
+    rig.wait_for_note("began x 2")
     second.send_signal(signal.SIGSTOP)
     frozen.send_signal(signal.SIGCONT)
     frozen.wait_for("job_was_taken_over")
     assert rig.jobs()[0].startswith("test.last|")
     second.stop(signal.SIGKILL)
-    rig.wait_for_note("gave-up x JobAbandoned", seconds=15)
+    rig.wait_for_note("gave-up x JobAbandoned")
 
 
 def test_a_job_whose_end_could_not_be_recorded_is_not_stuck(rig: Rig) -> None:
@@ -320,6 +344,7 @@ def test_sigterm_ends_a_worker_that_waits(tmp_path: Path) -> None:
         assert worker.stop(signal.SIGTERM) == 0
 
 
+# media: from here
 async def upload(settings: Settings) -> str:
     """The id of an item that waits to be processed."""
     async with running_api(settings) as api:
@@ -351,7 +376,7 @@ def test_an_upload_whose_worker_was_lost_has_one_effect_and_one_mail(
     rig.wait_for_note("inspects")
     lost.send_signal(number)
     other = rig.worker(**environment)
-    wait_until(lambda: rig.notes.count("inspects") == 2, seconds=15)
+    wait_until(lambda: rig.notes.count("inspects") == 2)
     if number == signal.SIGSTOP:
         lost.send_signal(signal.SIGCONT)
         lost.wait_for("attempt_superseded")
@@ -377,6 +402,9 @@ def test_an_upload_that_cannot_be_processed_ends_failed_with_a_reason(
     assert mail.messages[0]["Subject"] == "Your upload could not be processed"
 
 
+# media: to here
+
+
 def test_a_worker_outlives_a_restart_of_postgresql(
     own_rig: Rig, own_postgresql: Postgresql
 ) -> None:
@@ -390,7 +418,7 @@ def test_a_worker_outlives_a_restart_of_postgresql(
     assert lines_while_away < 12, worker.log
     own_postgresql.start()
     own_rig.enqueue("test.record", name="after")
-    own_rig.wait_for_note("ran after 1", seconds=15)
+    own_rig.wait_for_note("ran after 1")
     assert worker.process is not None
     assert worker.process.poll() is None
 
@@ -404,7 +432,7 @@ def test_a_job_that_runs_while_postgresql_restarts_is_done_once_more_or_once(
     own_postgresql.stop()
     own_rig.wait_for_note("ended x 1")
     own_postgresql.start()
-    own_rig.wait_until_done(seconds=30)
+    own_rig.wait_until_done()
 
 
 def test_a_worker_waits_for_postgresql_to_come(own_rig: Rig, own_postgresql: Postgresql) -> None:

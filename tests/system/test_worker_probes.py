@@ -1,5 +1,6 @@
 """The worker's own probes and metrics, as its container's health check and Prometheus ask them."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -9,6 +10,9 @@ import httpx2 as httpx
 import pytest
 
 from servers import Postgresql, Worker, clean_environment, free_port, run_service, wait_until
+from service.database import open_database
+from service.jobs import Jobs
+from service.settings import Settings
 
 Start = Callable[..., Worker]
 
@@ -75,16 +79,28 @@ def test_a_worker_without_its_database_is_not_ready_until_it_works_again(
     wait_until(lambda: get(port, "/health/ready")[0] == 200, seconds=20)
 
 
-def test_metrics_of_a_worker_tell_of_its_loop(start: Start, port: int, database_url: str) -> None:
+def test_metrics_of_a_worker_tell_of_its_loop_and_its_jobs(
+    start: Start, port: int, database_url: str
+) -> None:
+    async def enqueue() -> None:
+        async with (
+            open_database(Settings(database_url=database_url)) as database,
+            database.transaction() as session,
+        ):
+            await Jobs(database).enqueue(session, "test.record", name="x")
+
     start(database_url).wait_for("worker_ready")
     status, text = get(port, "/metrics")
     assert status == 200
     assert "service_worker_heartbeat_timestamp_seconds" in text
+    asyncio.run(enqueue())
+    counted = 'service_jobs_done_total{outcome="done",task="test.record"} 1.0'
+    wait_until(lambda: counted in get(port, "/metrics")[1])
 
 
 def test_nothing_else_is_served(start: Start, port: int, database_url: str) -> None:
     start(database_url).wait_for("worker_ready")
-    assert get(port, "/api/media")[0] == 404
+    assert get(port, "/api/accounts/me")[0] == 404
 
 
 def test_the_health_client_asks_the_worker(

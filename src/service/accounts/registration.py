@@ -7,7 +7,6 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.accounts import attempts, links, passwords
 from service.accounts.models import Account
@@ -60,10 +59,9 @@ async def register(resources: Resources, email: str, password: SecretStr) -> Non
 
 async def _register(resources: Resources, email: str, password_hash: str) -> None:
     new_id, stamp, now = uuid4(), secrets.token_hex(8), datetime.now(UTC)
-    insert = postgresql.insert if resources.database.is_postgresql else sqlite.insert
     values = {"password_hash": password_hash, "stamp": stamp, "created_at": now}
     statement = (
-        insert(Account)
+        resources.database.insert(Account)
         .values(id=new_id, email=email, **values)
         .on_conflict_do_update(
             index_elements=[Account.email], set_=values, where=Account.confirmed_at.is_(None)

@@ -1,7 +1,7 @@
 """Who sent a request. `CurrentAccount` and its kin are the only door other slices use."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -9,9 +9,10 @@ from uuid import UUID
 
 from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import bindparam, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
 
 from service.accounts.models import Account, ApiKey, Token
 from service.errors import ServiceError, Unavailable
@@ -21,6 +22,7 @@ from service.resources import Resources, provide
 TOKEN_BYTES = 32
 KEY_PREFIX = "key_"
 KEY_CHARACTERS = len(KEY_PREFIX) + 43  # a login's token has 43: none can be taken for a key
+SUBPROTOCOL = "bearer"  # what a browser's WebSocket offers before its token
 USE_NOTED_EVERY = timedelta(hours=1)
 
 
@@ -107,6 +109,16 @@ async def _authenticate_key(resources: Resources, found: bytes, now: datetime) -
     return Identity(account_id, email, created_at, found, is_key=True, may_write=may_write)
 
 
+async def still_valid(resources: Resources, digests: Collection[bytes]) -> set[bytes]:
+    """Which of these tokens would still be accepted, by what `Identity` has of them."""
+    now = datetime.now(UTC)
+    logins = select(Token.digest).where(Token.digest.in_(digests), Token.expires_at > now)
+    ends_later = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)
+    keys = select(ApiKey.digest).where(ApiKey.digest.in_(digests), ends_later)
+    async with resources.database.reading() as connection:
+        return set(await connection.scalars(union_all(logins, keys)))
+
+
 async def _note_use(resources: Resources, key_digest: bytes, now: datetime) -> None:
     """Once an hour a key, so that it costs no request a write. Of many at once, one writes."""
     unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now - USE_NOTED_EVERY)
@@ -132,6 +144,11 @@ def _is_login(identity: Identity) -> None:
         raise LoginNeeded
 
 
+def _bearer_token(connection: HTTPConnection) -> str:
+    kind, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token if kind.lower() == "bearer" else ""
+
+
 class _Bearer(OAuth2PasswordBearer):
     """OpenAPI's security scheme and the dependency in one: a second dependency costs 20 µs."""
 
@@ -146,8 +163,7 @@ class _Bearer(OAuth2PasswordBearer):
     async def __call__(  # type: ignore[override]
         self, connection: HTTPConnection
     ) -> Identity | None:
-        kind, _, token = connection.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and token:
+        if token := _bearer_token(connection):
             identity = await authenticate(provide(connection), token)
             self.admit(identity)
             return identity
@@ -161,6 +177,22 @@ CurrentAccount = Annotated[Identity, Depends(_Bearer())]
 Writer = Annotated[Identity, Depends(_Bearer(_may_write))]
 LoggedIn = Annotated[Identity, Depends(_Bearer(_is_login))]
 MaybeAccount = Annotated[Identity | None, Depends(_Bearer(required=False))]
+
+
+async def _of_socket(websocket: WebSocket) -> Identity:
+    """The only header that a browser can set is the list of subprotocols: `bearer` and the token.
+
+    A URL would end up in logs. Raises NotLoggedIn, TokenInvalid.
+    """
+    offered = websocket.scope["subprotocols"]
+    in_subprotocol = offered[1] if len(offered) == 2 and offered[0] == SUBPROTOCOL else ""
+    token = _bearer_token(websocket) or in_subprotocol
+    if not token:
+        raise NotLoggedIn
+    return await authenticate(provide(websocket), token)
+
+
+SocketAccount = Annotated[Identity, Depends(_of_socket)]
 
 
 async def address_of(session: AsyncSession, account_id: UUID) -> str:

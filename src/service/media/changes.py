@@ -14,6 +14,7 @@ from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.progress import mail_key
 from service.media.public import listing_changed
+from service.media.revisions import record
 from service.media.schemas import MediaChanges
 from service.media.views import COLUMNS, NAMES, Row, item_json
 from service.outbox import cancel
@@ -44,6 +45,7 @@ async def change(
     )
     async with resources.database.transaction() as session:
         changed = _made((await session.execute(statement)).one_or_none(), asked)
+        await record(resources, session, identity.id, item_id)
     if found[_PUBLIC] or changed[_PUBLIC] or "public" in values:
         await listing_changed(resources)
     return changed
@@ -62,6 +64,7 @@ async def remove(resources: Resources, identity: Identity, item_id: UUID, asked:
         removed = _made((await session.execute(statement)).one_or_none(), asked)
         await cancel(session, mail_key(item_id))
         await resources.jobs.enqueue(session, ERASE, item_id=str(item_id))
+        await record(resources, session, identity.id, item_id, deleted=True)
     if removed[_PUBLIC]:
         await listing_changed(resources)
     log.info("media_deleted", extra={"media_id": str(item_id)})

@@ -27,6 +27,7 @@ SAFE = {
     "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+PUBLIC_SECONDS = 60  # in caches; a link is good for longer
 ACCEL_PREFIX = "/_media/"  # where the nginx configuration has UPLOAD_FOLDER, for itself alone
 
 
@@ -48,7 +49,30 @@ async def original(
     content_type = item.content_type or UNKNOWN_TYPE
     disposition = "inline" if content_type in INLINE_TYPES else "attachment"
     own = {"Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(name, safe='')}"}
+    if link := await _link(resources, item, content_type, request.method, own):
+        return _sent_on(item, link)
     return await _serve(resources, item, item.original_key, content_type, request, own)
+
+
+async def _link(
+    resources: Resources, item: MediaItem, content_type: str, method: str, own: dict[str, str]
+) -> str | None:
+    """Where the object store itself sends the original, to a client that comes with this link."""
+    # It cannot send SAFE: so no type but those that a browser can only show as a picture.
+    shown = content_type if content_type in INLINE_TYPES else UNKNOWN_TYPE
+    headers = {"Content-Type": shown, "Cache-Control": _caching(item), **own}
+    return await resources.storage.link(method, item.original_key, headers)
+
+
+def _sent_on(item: MediaItem, link: str) -> Response:
+    """Without an ETag, as a 304 would send the client to a link that has expired."""
+    caching = _caching(item) if item.public else "private, no-store"
+    sent = {**SAFE, "Location": link, "Cache-Control": caching, "Referrer-Policy": "no-referrer"}
+    return Response(status_code=307, headers=sent)
+
+
+def _caching(item: MediaItem) -> str:
+    return f"public, max-age={PUBLIC_SECONDS}" if item.public else "private, no-cache"
 
 
 async def thumbnail(
@@ -73,11 +97,10 @@ async def _serve(
     if size is None:
         log.error("media_bytes_missing", extra={"media_id": str(item.id), "key": key})
         raise MediaNotFound
-    caching = "public, max-age=60" if item.public else "private, no-cache"
-    sent = {**SAFE, **own, "Cache-Control": caching}
-    if resources.settings.x_accel_redirect and item.finished:
+    sent = {**SAFE, **own, "Cache-Control": _caching(item)}
+    if resources.settings.x_accel_redirect and item.status == "ready":
         # nginx answers in place of this, conditions and ranges too. Not before the type is known
-        # for good: its ETag is made of the file alone.
+        # for good: its ETag is made of the file alone. What failed may be processed after all.
         _check_range(request, size)
         sent |= {"Content-Type": content_type, "X-Accel-Redirect": ACCEL_PREFIX + quote(key)}
         return Response(headers=sent)

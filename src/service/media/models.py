@@ -12,6 +12,7 @@ from service.database import Base, UtcDateTime
 Status = Literal["received", "processing", "ready", "failed"]
 
 IS_PUBLIC = text("public AND status = 'ready'")
+IS_DELETED = text("deleted")
 
 
 def original_key(item_id: UUID) -> str:
@@ -57,14 +58,43 @@ class MediaItem(Base):
     )
 
     @property
-    def finished(self) -> bool:
-        """Whether processing has ended: nothing but the owner changes the item from here on."""
-        return self.status in ("ready", "failed")
-
-    @property
     def original_key(self) -> str:
         return original_key(self.id)
 
     @property
     def thumbnail_key(self) -> str:
         return thumbnail_key(self.id)
+
+
+class MediaRevision(Base):
+    """How often an account's items have changed, and up to which number deletions are forgotten."""
+
+    __tablename__ = "media_revisions"
+
+    account_id: Mapped[UUID] = mapped_column(
+        ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True
+    )
+    latest: Mapped[int] = mapped_column(BigInteger)
+    forgotten: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class MediaChange(Base):
+    """The newest change of an item. Stays for a while where the change was its deletion."""
+
+    __tablename__ = "media_changes"
+
+    item_id: Mapped[UUID] = mapped_column(primary_key=True)
+    account_id: Mapped[UUID] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    revision: Mapped[int] = mapped_column(BigInteger)
+    deleted: Mapped[bool]
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (
+        Index("ix_media_changes_account_id_revision", "account_id", "revision", unique=True),
+        Index(
+            "ix_media_changes_deleted_recorded_at",
+            "recorded_at",
+            postgresql_where=IS_DELETED,
+            sqlite_where=IS_DELETED,
+        ),
+    )

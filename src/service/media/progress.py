@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import and_, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts.sessions import address_of
 from service.media.models import MediaItem
 from service.media.public import listing_changed
+from service.media.revisions import record
 from service.outbox import post
 from service.resources import Resources
 
@@ -22,6 +23,8 @@ BEGUN = 10
 INSPECTED = 80
 DONE = 100
 
+GIVEN_UP = "The file could not be processed."  # and the file is not known to be at fault
+
 
 def mail_key(item_id: UUID) -> str:
     """Of the one mail about an item."""
@@ -29,12 +32,18 @@ def mail_key(item_id: UUID) -> str:
 
 
 async def begin(resources: Resources, item_id: UUID) -> MediaItem | None:
-    """Take the item for a new attempt; None where there is nothing left to do."""
+    """Take the item for a new attempt; None where there is nothing left to do.
+
+    One that was given up is taken as well: an operator has its job run again.
+    """
+    given_up = and_(MediaItem.status == "failed", MediaItem.reason == GIVEN_UP)
+    unfinished = or_(MediaItem.status.in_(("received", "processing")), given_up)
     statement = (
         update(MediaItem)
-        .where(MediaItem.id == item_id, MediaItem.status.in_(("received", "processing")))
+        .where(MediaItem.id == item_id, unfinished)
         .values(
             status="processing",
+            reason=None,
             progress=BEGUN,
             attempt=MediaItem.attempt + 1,
             updated_at=datetime.now(UTC),
@@ -42,13 +51,19 @@ async def begin(resources: Resources, item_id: UUID) -> MediaItem | None:
         .returning(MediaItem)
     )
     async with resources.database.transaction() as session:
-        return (await session.scalars(statement)).one_or_none()
+        item = (await session.scalars(statement)).one_or_none()
+        if item is not None:
+            await record(resources, session, item.account_id, item.id)
+        return item
 
 
 async def report(resources: Resources, item: MediaItem, percent: int) -> bool:
     """Note how far an attempt is. False where it is no longer the newest."""
     async with resources.database.transaction() as session:
-        return await _change(session, item, progress=percent) is not None
+        if await _change(session, item, progress=percent) is None:
+            return False
+        await record(resources, session, item.account_id, item.id)
+    return True
 
 
 async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
@@ -58,6 +73,7 @@ async def finish(resources: Resources, item: MediaItem, **values: Any) -> bool:
         if current is None:
             return False
         await _tell_owner(resources, session, current)
+        await record(resources, session, item.account_id, item.id)
     if current.public:
         await listing_changed(resources)
     log.info("media_processed", extra={"media_id": str(item.id), "status": current.status})

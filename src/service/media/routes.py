@@ -21,6 +21,7 @@ from service.media.openapi import (
     LISTED,
     NOT_CHANGED,
     PUBLIC_LISTED,
+    SENT_ON,
     TAGGED,
     UPLOAD_BODY,
 )
@@ -165,10 +166,10 @@ async def get_thumbnail(
     "/media/{item_id}/{name}",
     response_class=Response,
     openapi_extra=ALSO_ANONYMOUS,
-    responses=CONTENT | problems(401, 404, 416, 422, 503),
+    responses=CONTENT | SENT_ON | problems(401, 404, 416, 422, 503),
 )
 async def get_original(
     item_id: UUID, name: str, identity: MaybeAccount, resources: Provided, request: Request
 ) -> Response:
-    """The bytes as uploaded; private ones for their owner alone."""
+    """The bytes as uploaded, or the way to them; private ones for their owner alone."""
     return await downloads.original(resources, identity, item_id, name, request)

@@ -14,6 +14,7 @@ from service.media.changes import ERASE
 from service.media.images import Inspected, Unprocessable
 from service.media.inspection import inspect
 from service.media.models import MediaItem, original_key, thumbnail_key
+from service.media.revisions import FORGET, FORGET_SECONDS, forget
 from service.media.sweep import SWEEP, SWEEP_SECONDS, sweep
 from service.media.uploads import PROCESS
 from service.resources import Resources
@@ -78,8 +79,7 @@ async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
     """The last attempt failed: the owner learns that it did, the operator's log says why."""
     item = await progress.begin(resources, UUID(job.arguments["item_id"]))
     if item is not None:
-        reason = "The file could not be processed."
-        await progress.finish(resources, item, status="failed", reason=reason)
+        await progress.finish(resources, item, status="failed", reason=progress.GIVEN_UP)
 
 
 async def _is_deleted(resources: Resources, item_id: UUID) -> bool:
@@ -104,4 +104,5 @@ TASKS = (
     Task(PROCESS, process, give_up),
     Task(ERASE, erase),
     Task(SWEEP, sweep, every_seconds=SWEEP_SECONDS),
+    Task(FORGET, forget, every_seconds=FORGET_SECONDS),
 )

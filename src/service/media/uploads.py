@@ -19,6 +19,7 @@ from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.media.models import MediaItem
 from service.media.names import clean_name
+from service.media.revisions import record
 from service.media.schemas import UploadFields
 from service.media.views import item_json, row_of
 from service.resources import Resources
@@ -151,6 +152,7 @@ async def _commit(
             session.add(item)
             await session.flush()
             await resources.jobs.enqueue(session, PROCESS, item_id=str(item.id))
+            await record(resources, session, item.account_id, item.id)
     except ServiceError:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
         log.warning("upload_without_row", extra={"media_id": str(item.id)})
