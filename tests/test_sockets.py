@@ -50,6 +50,14 @@ async def broken_after(websocket: WebSocket) -> None:
     raise RuntimeError("after")
 
 
+async def talking(websocket: WebSocket) -> None:
+    """Until the client is gone, which `send` raises."""
+    await websocket.accept()
+    while True:
+        await websocket.send_text("hello")
+        await asyncio.sleep(0.01)
+
+
 async def unavailable_after(websocket: WebSocket) -> None:
     """As the application's handler of errors answers one."""
     await websocket.accept()
@@ -121,6 +129,17 @@ async def test_open_sockets_are_counted_and_why_they_end() -> None:
             with pytest.raises(ConnectionClosed):
                 await socket.recv()
         await until(lambda: closed("4000") == before + 1)
+
+
+async def test_a_client_that_goes_while_it_is_sent_something_is_no_error(
+    log_lines: list[dict[str, Any]],
+) -> None:
+    counted = layer(talking)
+    async with served(counted) as port:
+        async with connecting(port, PATH, {}) as socket:
+            await socket.recv()
+        await until(lambda: counted.sockets == 0)
+    assert [line["message"] for line in log_lines] == ["request", "websocket_closed"]
 
 
 async def test_a_refusal_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:

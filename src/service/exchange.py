@@ -9,9 +9,8 @@ from starlette.types import Message, Receive, Send
 from service import errors
 
 WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-INTERNAL_ERROR = (
-    1011  # https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
-)
+# RFC 6455 section 7.4.1, and the registry it founded.
+INTERNAL_ERROR = 1011
 CUT_OFF = 1006  # never sent: what the server says of a connection that it dropped
 
 

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -22,6 +23,7 @@ LOOK_SECONDS = 1.0  # between looks while no word can come from other processes
 RARE_LOOK_SECONDS = 15.0  # and while it does
 PING_SECONDS = 1.0
 SILENT_SECONDS = 3.0  # a Redis that answers no ping for so long is frozen
+MOST_UNTOLD = 10_000  # topics; of more, whoever watches learns by a look
 NEVER = float("-inf")
 
 Wake = Callable[[], None]
@@ -83,16 +85,25 @@ class Fanout:
         """Pass on to other processes what was published here."""
         while True:
             await self._due.wait()
-            await self.tell()
+            self._due.clear()
+            try:
+                await self.tell()
+            except RedisAway:
+                await asyncio.sleep(LOOK_SECONDS)
+                self._due.set()
 
     async def tell(self) -> None:
-        """What Redis does not take is not tried again: who listens to it looks meanwhile."""
-        self._due.clear()
+        """Raises RedisAway. What was not told then is for the next time: others may find Redis
+        back, and look, before this process does."""
         untold, self._untold = self._untold, set()
-        if untold and self._redis is not None:
-            words = [f"{self._name} {topic}" for topic in untold]
-            with suppress(RedisAway):
-                await self._redis.ask(lambda redis: _publish(redis, words))
+        if not untold or self._redis is None:
+            return
+        words = [f"{self._name} {topic}" for topic in untold]
+        try:
+            await self._redis.ask(lambda redis: _publish(redis, words))
+        except RedisAway:
+            self._untold.update(islice(untold, MOST_UNTOLD))
+            raise
 
     async def listen_forever(self, subscriber: Redis) -> None:
         """Hear what other processes publish, while something is watched here."""
@@ -149,4 +160,5 @@ async def open_fanout(settings: Settings, redis: OptionalRedis) -> AsyncIterator
             for task in (listening, telling):
                 task.cancel()
             await asyncio.wait((listening, telling))
-            await fanout.tell()  # the last word
+            with suppress(RedisAway):
+                await fanout.tell()  # the last word

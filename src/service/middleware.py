@@ -12,6 +12,7 @@ from urllib.parse import quote
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from service import logs, metrics
 from service.exchange import Exchange, SocketExchange
@@ -134,6 +135,8 @@ class RequestLayer:
         self.sockets += 1
         try:
             await self.app(scope, exchange.receive, exchange.send)
+        except WebSocketDisconnect:
+            pass  # the client went while it was sent something
         except Exception:
             log.exception("unhandled_error", extra={"method": "GET", "path": _path(scope)})
             await exchange.fail()

@@ -61,8 +61,6 @@ class Live:
             if anew:
                 await websocket.send_text(message(revision, None, None, None))
             await self._tell(identity.id, Listener(websocket, identity.token_digest, revision))
-        except WebSocketDisconnect:
-            return
         finally:
             self.slots.give_back(subject)
 
