@@ -56,7 +56,7 @@ class Load:
     token: str
     tls: ssl.SSLContext | None = None
     clients: int = 12
-    per_second: float = 60.0
+    per_second: float = 40.0
     accepted: dict[int, str] = field(default_factory=dict)  # ids by number
     given_up: list[int] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
