@@ -57,10 +57,10 @@ def deploys(servers: Servers, *, short: bool = False, only: str = "") -> list[Ro
             if only not in scenario.name:
                 continue
             name = f"{'stock' if rival else 'service'}{number}"
+            print(f"{name}: {scenario.name}", file=sys.stderr)
             stack = _stack(scenario, servers, name, rival=rival)
             count = scenario.short if short else EVENTS
             rows.append(_run(scenario, stack, name, count, rival=rival))
-            print(f"  {rows[-1]}", file=sys.stderr)
     return rows
 
 

@@ -1,8 +1,9 @@
-"""Load on a site, half of it reads and half numbered uploads, from clients that keep connections.
+"""Load on a site, half of it reads and half uploads, from clients that keep their connections.
 
 An upload's number makes its title and its content, and its key is its own: so what is in the
 database tells which are missing or there twice. One that fails is a failure; then it is repeated
-with its key, as a careful client does, until it is accepted.
+with its key, as a careful client does, until it is accepted. And half of them repeat, under its
+key, one that was accepted before, and have to get its answer.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ class Load:
     accepted: dict[int, str] = field(default_factory=dict)  # ids by number
     given_up: list[int] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    answered: int = 0
+    requests: int = 0  # but for the repetitions of what failed
     slowest_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -68,11 +69,6 @@ class Load:
         self._numbers = itertools.count(1)
         self._stopping = threading.Event()
         self._began = self._next = time.monotonic()
-
-    @property
-    def requests(self) -> int:
-        """All that were sent, repetitions left out."""
-        return self.answered + len(self.failures)
 
     def title(self, number: int) -> str:
         return f"{self.name}-{number}"
@@ -113,7 +109,7 @@ class Load:
         ) as client:
             while not self._stopping.is_set():
                 await self._wait_for_turn()
-                await (self._upload(client) if random.random() < 0.5 else self._read(client))
+                await random.choice((self._read, self._read, self._upload, self._again))(client)
 
     async def _wait_for_turn(self) -> None:
         """All clients together keep to the rate; what was missed while they waited is not made up
@@ -133,15 +129,23 @@ class Load:
     async def _upload(self, client: httpx.AsyncClient) -> None:
         number = next(self._numbers)
         request = self._request(number)
-        item_id = await self._ask(client, "POST", "/api/media", 202, **request)
+        item_id = await self._post(client, request)
         end = time.monotonic() + REPEATED_SECONDS
         while item_id is None:
             await asyncio.sleep(REPEAT_PAUSE_SECONDS)
-            item_id = await self._repeat(client, **request)
+            item_id = await self._post(client, request, counted=False)
             if time.monotonic() > end:
                 self.given_up.append(number)
                 return
         self.accepted[number] = item_id
+
+    async def _again(self, client: httpx.AsyncClient) -> None:
+        if not self.accepted:
+            return
+        number = random.choice(list(self.accepted)[-100:])
+        item_id = await self._post(client, self._request(number))
+        if item_id not in (None, self.accepted[number]):
+            self._fail("POST", "/api/media: a repetition got another answer")
 
     def _request(self, number: int) -> dict[str, Any]:
         title = self.title(number)
@@ -151,29 +155,39 @@ class Load:
             "data": {"title": title, "public": "true" if number % 3 == 0 else "false"},
         }
 
-    async def _ask(
-        self, client: httpx.AsyncClient, method: str, path: str, status: int, **more: Any
+    async def _post(
+        self, client: httpx.AsyncClient, request: dict[str, Any], *, counted: bool = True
     ) -> str | None:
-        """The id in an answer, which may be empty; None where it failed."""
+        """The id of the item; None where it failed."""
+        answer = await self._ask(client, "POST", "/api/media", 202, counted=counted, **request)
+        return answer and str(answer.json()["id"])
+
+    async def _ask(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        path: str,
+        status: int,
+        *,
+        counted: bool = True,
+        **more: Any,
+    ) -> httpx.Response | None:
+        """The right answer, or None."""
         began = time.monotonic()
+        answer, what = None, ""
         try:
             answer = await client.request(method, path, **more)
-            what = "" if answer.status_code == status else f"{answer.status_code}"
+            if answer.status_code != status:
+                what = str(answer.status_code)
         except httpx.HTTPError as error:
             what = repr(error)
         took = time.monotonic() - began
-        self.slowest_seconds = max(self.slowest_seconds, took)
-        if what:
-            where = path if method == "POST" else path.partition("?")[0]
-            what = f"{where}: {what} after {took:.2f} s"
-            self.failures.append(Failure(began - self._began, method, what))
-            return None
-        self.answered += 1
-        return str(answer.json()["id"]) if method == "POST" else ""
+        if counted:
+            self.slowest_seconds = max(self.slowest_seconds, took)
+            self.requests += 1
+            if what:
+                self._fail(method, f"{path.partition('?')[0]}: {what} after {took:.2f} s")
+        return None if what else answer
 
-    async def _repeat(self, client: httpx.AsyncClient, **request: Any) -> str | None:
-        try:
-            answer = await client.post("/api/media", **request)
-        except httpx.HTTPError:
-            return None
-        return str(answer.json()["id"]) if answer.status_code == 202 else None
+    def _fail(self, method: str, what: str) -> None:
+        self.failures.append(Failure(time.monotonic() - self._began, method, what))
