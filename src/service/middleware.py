@@ -138,6 +138,9 @@ class RequestLayer:
     ) -> None:
         limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY_BYTES)
         length = headers.get(b"content-length")
+        if len(headers) < len(scope["headers"]) and _hosts(scope) > 1:  # RFC 9112 section 3.2
+            await exchange.send_problem(400, "A request has one Host header.")
+            return
         if not self.allows(headers.get(b"host", b"")):
             await exchange.send_problem(421, "This service does not answer for that host.")
             return
@@ -176,6 +179,10 @@ class RequestLayer:
                     "client": client[0] if client else "",
                 },
             )
+
+
+def _hosts(scope: Scope) -> int:
+    return sum(name == b"host" for name, _ in scope["headers"])
 
 
 def _path(scope: Scope) -> str:

@@ -1,0 +1,31 @@
+"""Prints what comes back to each attack, through nginx and straight from the app."""
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from malformed.rows import TABLE
+from malformed.stack import running_service
+from service.migrate import migrate
+from service.settings import Settings
+
+
+def main(kind: str = "installed") -> None:
+    with tempfile.TemporaryDirectory(prefix="service-malformed-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        database = directory / "migrated.sqlite3"
+        asyncio.run(migrate(Settings(database_url=f"sqlite:///{database}")))
+        with running_service(directory / "site", kind, database) as targets:
+            for group, attacks in TABLE.items():
+                print(f"\n{group:<44} {'nginx':<16} app")
+                for attack in attacks:
+                    found = {name: str(target.send(attack)) for name, target in targets.items()}
+                    print(f"  {attack.name:<42} {found['nginx']:<16} {found['app']}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
