@@ -16,7 +16,7 @@ HEAD_SECONDS = 30.0
 BODY_PAUSE_SECONDS = 30.0
 
 
-class _HeadTooLarge(Exception):
+class _Refused(Exception):
     """Raised through the parser, which then goes no further."""
 
 
@@ -71,7 +71,7 @@ class BoundedHttp(HttpToolsProtocol):
             and self._head_size() > MAX_HEAD_BYTES
         ):
             self._too_large = True
-            raise _HeadTooLarge
+            raise _Refused
         super().on_headers_complete()
         self._in_head = False  # not before: the address may still be none
 
@@ -79,6 +79,9 @@ class BoundedHttp(HttpToolsProtocol):
         """Called by the parser where a body comes in chunks: only there are trailers."""
         if self.headers is self.scope["headers"]:
             self.headers = _Complete(self.headers)
+            # Who knows no other coding may not see where the body ends (RFC 9112 section 6.1).
+            if any(k == b"transfer-encoding" and v.lower() != b"chunked" for k, v in self.headers):
+                raise _Refused
 
     def on_body(self, body: bytes) -> None:
         self._bare = False

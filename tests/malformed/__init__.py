@@ -1,6 +1,6 @@
 """Malformed HTTP: requests byte by byte, and what comes back to them.
 
-`python tests/malformed` prints the table; `tests/system/test_malformed_http.py` checks each row.
+`python -m malformed` prints the table; `tests/system/test_malformed_http.py` checks each row.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Attack:
-    """A request, and what it is answered with: by nginx, and by the app where it is asked itself.
+    """A request, and how it is answered: by nginx, and by the app where it is asked itself.
 
-    ID in it is replaced by an id of its own, which is as long. Another request follows on the same connection,
-    which has to be answered, or not at all, as if it had come alone: `400` means that the connection
-    was closed, `404, 404` that both were answered, `waits` that the rest of the body is waited for.
+    ID in it is replaced by an id of its own, which is as long. Another request follows on the same
+    connection. `400` means that this was answered and the connection closed, `404, 404` that both
+    were answered, and `waits` that the rest of a body is waited for.
     """
 
     name: str
     request: bytes
-    nginx: str
-    app: str
+    nginx: str = "400"
+    app: str = "400"
     waits: bool = False
 
 

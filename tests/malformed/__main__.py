@@ -1,14 +1,15 @@
-"""Prints what comes back to each attack, through nginx and straight from the app."""
+"""Prints what comes back to each attack, through nginx and straight from the app:
+
+PYTHONPATH=tests python -m malformed [installed|image]
+"""
 
 import asyncio
 import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
-
-from malformed.rows import TABLE
 from malformed.stack import running_service
+from malformed.table import TABLE
 from service.migrate import migrate
 from service.settings import Settings
 
