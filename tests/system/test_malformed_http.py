@@ -131,7 +131,7 @@ def test_trailers_that_never_end_are_cut_off(targets: Targets, piece: bytes) -> 
     with closing(app.connect()) as connection:
         connection.sendall(post(CHUNKED) + b"0\r\nX-First: ")
         with pytest.raises(OSError):
-            for _ in range(100_000):
+            for _ in range(2000):
                 connection.sendall(piece)
 
 
