@@ -74,6 +74,11 @@ class _Whole(io.BytesIO):
         """Not yet."""
 
 
+def new_id() -> str:
+    """As long as ID."""
+    return f"id-{next(_numbers):05}"
+
+
 def answers_in(received: bytes) -> list[Answer]:
     """Every answer. Raises HTTPException where there is anything that is none."""
     stream, answers = _Whole(received), []
@@ -86,7 +91,7 @@ def answers_in(received: bytes) -> list[Answer]:
 
 def exchange(connection: socket.socket, attack: Attack) -> Outcome:
     """Send an attack and the request that follows it, and read until the connection is closed."""
-    outcome = Outcome(f"id-{next(_numbers):05}")
+    outcome = Outcome(new_id())
     whole = (attack.request + FOLLOWER).replace(ID, outcome.id.encode())
     began = time.monotonic()
     connection.settimeout(1 if attack.waits else PATIENCE_SECONDS)

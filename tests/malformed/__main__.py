@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from malformed import http2
 from malformed.stack import running_service
 from malformed.table import TABLE
 from service.migrate import migrate
@@ -26,6 +27,9 @@ def main(kind: str = "installed") -> None:
                 for attack in attacks:
                     found = {name: str(target.send(attack)) for name, target in targets.items()}
                     print(f"  {attack.name:<42} {found['nginx']:<16} {found['app']}", flush=True)
+            print(f"\n{'HTTP/2':<44} nginx")
+            for attack in http2.ATTACKS:
+                print(f"  {attack.name:<42} {http2.send(targets['nginx'].nginx, attack)[1]}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from malformed import CANARY, FOLLOWER, Answer, Attack, Outcome, answers_in
+from malformed import CANARY, FOLLOWER, Answer, Attack, Outcome, answers_in, http2
 from malformed.bodies import CHUNKED
 from malformed.heads import get, post
 from malformed.stack import Target, running_service
@@ -69,6 +69,17 @@ def assert_written_once(target: Target, outcome: Outcome) -> None:
     wait_until(written)
     lines = [line.get("request_id") for line in target.lines()]
     assert [lines.count(id_) for id_ in ids] == [ids.count(id_) for id_ in ids]
+
+
+@pytest.mark.parametrize("attack", http2.ATTACKS, ids=lambda attack: attack.name)
+def test_malformed_http2_is_answered_as_the_table_says(
+    targets: Targets, attack: http2.Attack
+) -> None:
+    name, came_back = http2.send(targets["nginx"].nginx, attack)
+    assert came_back in attack.nginx.split(" or ")
+    written = targets["nginx"].everything_written()
+    assert f"/smuggled-{name}" not in written
+    assert "evil" not in targets["app"].web.log
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -168,6 +168,11 @@ IDENTITY = [
     became(
         "log_format json escape=json", "log_format json", identity.the_log_is_json_whatever_is_sent
     ),
+    became(
+        '"status":$told_status',
+        '"status":$status',
+        identity.the_log_is_json_where_nothing_was_answered,
+    ),
     became(" if=$logged", "", identity.probes_that_pass_are_not_logged),
     became("emerg;", "error;", identity.no_token_is_in_the_error_log),
     became("emerg;", "crit;", identity.no_token_is_in_the_error_log),
