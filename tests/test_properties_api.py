@@ -35,7 +35,6 @@ HEADERS = [
     *("content-type", "accept", "cookie", "traceparent", "x-request-id", "x-forwarded-for"),
     *("origin", "user-agent", "expect", "x-http-method-override", "x-accel-redirect"),
 ]
-WITH_SECRET = "Kanarienvogel-of-the-secrets"
 
 
 class Sender:
@@ -202,6 +201,8 @@ types = st.sampled_from(
 ) | field_values.map(lambda value: b"multipart/form-data; boundary=x; " + value)
 
 
+# Starlette leaves the file of a part without an end to its destructor.
+@pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")
 @given(
     path=st.sampled_from(FORM_ROUTES),
     content_type=types,
@@ -232,7 +233,11 @@ async def test_any_upload_that_is_accepted_can_be_read_again(
         b'--x\r\nContent-Disposition: form-data; name="file"; filename="' + file + b'"\r\n\r\n'
         b"content\r\n" + b"".join(more) + b"--x--\r\n"
     )
-    given_headers = [("content-type", b"multipart/form-data; boundary=x"), ("idempotency-key", key)]
+    once = key + uuid4().hex.encode()
+    given_headers = [
+        ("content-type", b"multipart/form-data; boundary=x"),
+        ("idempotency-key", once),
+    ]
     answer = await send("POST", "/api/media", given_headers, body)
     if answer.status == 202:
         item = json.loads(answer.body)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.errors import PROBLEM_JSON, phrase
 
-ALWAYS = (413, 421, 500)  # whatever the operation
+ALWAYS = (400, 413, 421, 500)  # whatever the operation
 SCHEMA = {"$ref": "#/components/schemas/Problem"}
 # What goes with a problem of this status.
 HEADERS = {
