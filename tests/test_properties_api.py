@@ -1,5 +1,5 @@
-"""Whatever is sent to whatever address of the whole application: never a 5xx, never an answer that
-is no HTTP, and nothing in the log but well-formed lines."""
+"""Whatever is sent to whatever address of the whole application: never a 5xx, and never an answer
+that a server could not send as it is."""
 
 import json
 from collections.abc import Sequence
