@@ -106,6 +106,9 @@ class RequestLayer:
     ) -> None:
         limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY_BYTES)
         length = headers.get(b"content-length")
+        if len(headers) < len(scope["headers"]) and _hosts(scope) > 1:  # RFC 9112 section 3.2
+            await exchange.send_problem(400, "A request has one Host header.")
+            return
         if not self.allows(headers.get(b"host", b"")):
             await exchange.send_problem(421, OTHER_HOST)
             return
@@ -181,6 +184,10 @@ def _identify(scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) 
     match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
     logs.trace_id.set(match[1].decode() if match else "")
     scope.setdefault("state", {})["request_id"] = exchange.request_id
+
+
+def _hosts(scope: Scope) -> int:
+    return sum(name == b"host" for name, _ in scope["headers"])
 
 
 def _path(scope: Scope) -> str:
