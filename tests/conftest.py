@@ -31,7 +31,7 @@ from service.migrate import migrate
 from service.settings import Settings
 
 # Properties try the same examples in every run, so that a failure is the fault of what was changed.
-# `--hypothesis-profile=search` tries many others, and prints how to see a failure again.
+# `--hypothesis-profile=search -o timeout=0` tries others, and says how to see a failure again.
 PROFILE: dict[str, Any] = {
     "database": None,
     "deadline": None,
