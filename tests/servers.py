@@ -232,11 +232,30 @@ class Postgresql:
 
 
 @dataclass
-class RedisServer:
+class OneProcess:
+    """A server that is one process; subclasses start it."""
+
     directory: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
+    def freeze(self) -> None:
+        """It accepts connections, in the kernel, and never answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+class RedisServer(OneProcess):
     def start(self) -> RedisServer:
         program = find_program("redis-server")
         assert program, "Redis is not installed"
@@ -264,21 +283,6 @@ class RedisServer:
         with socket.create_connection(("127.0.0.1", self.port), 5) as s:
             s.sendall(b"FLUSHALL\r\n")
             assert s.recv(10) == b"+OK\r\n"
-
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.thaw()
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
 
     @property
     def url(self) -> str:
