@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from api import running_api
 from servers import RedisServer, running
 from service import limits
 from service import redis as optional
@@ -233,6 +234,13 @@ async def test_redis_counts_again_once_it_is_back(
             assert await try_it(counting)
     said = [line["message"] for line in log_lines if line["logger"] == "service.redis"]
     assert said == ["redis_away", "redis_back"]
+
+
+async def test_a_stand_in_is_never_away(embedded_settings: Settings) -> None:
+    """It is slow where the whole process is, and all that it counted would be forgotten."""
+    hasty = embedded_settings.model_copy(update={"redis_timeout_seconds": 0.01})
+    async with running_api(hasty) as api:
+        assert await api.resources.redis.ask(lambda _: asyncio.sleep(0.1, "late")) == "late"
 
 
 async def test_the_memory_of_a_process_is_bounded() -> None:

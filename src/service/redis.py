@@ -74,7 +74,8 @@ class OptionalRedis:
     while, so that not every request waits for it.
     """
 
-    def __init__(self, client: Redis, timeout_seconds: float) -> None:
+    def __init__(self, client: Redis, timeout_seconds: float | None) -> None:
+        """Without a timeout for a stand-in, which is slow only where all of the process is."""
         self.client = client
         self.timeout_seconds = timeout_seconds
         self._away_until = 0.0

@@ -111,7 +111,8 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
         )
 
-        optional = OptionalRedis(redis, settings.redis_timeout_seconds)
+        timeout_seconds = None if is_stand_in(settings) else settings.redis_timeout_seconds
+        optional = OptionalRedis(redis, timeout_seconds)
         stack.push_async_callback(optional.close)
         limits = Limits(settings, optional)
         cache = Cache(None if is_stand_in(settings) else optional)
