@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 
 import http2
 from http3 import get
-from nginx import Site, docker
+from nginx import Site
 from nginx_checks.answers import assert_problem
-from servers import find_program
+from servers import docker_program, find_program
 
 CIPHERS = {
     "TLS_AES_128_GCM_SHA256",
@@ -121,7 +121,7 @@ def nothing_weak_is_spoken(site: Site) -> None:
 
 def keys_are_agreed_on_against_quantum_computers(site: Site) -> None:
     """Where nginx's OpenSSL can: the client is that of the image."""
-    program = docker()
+    program = docker_program()
     assert program
     client = ["openssl", "s_client", "-connect", f"127.0.0.1:{site.nginx.port}", "-brief"]
     command = [program, "exec", site.nginx.container, *client, "-servername", site.nginx.name]
