@@ -18,6 +18,19 @@ pytestmark = pytest.mark.timeout(3600)
 
 PAGE = ROOT / "docs" / "adopting.md"
 OF_MEDIA = r"service\.media|/(api|api/public|ws)/media|media_items|media\.process|# media\b"
+OPENAPI = """
+from service.app import create_app
+from service.settings import Settings
+print(create_app(Settings(secret_key="k" * 40)).api.openapi())
+"""
+# All modules of the benchmarks, some of which are imported by what they start.
+BENCHMARKS = """
+import importlib, pkgutil, sys
+sys.path.insert(0, "tests")
+import bench
+for module in pkgutil.iter_modules(bench.__path__, "bench."):
+    importlib.import_module(module.name)
+"""
 OUTSIDE = ("--", ".", ":!docs", ":!README.md")  # pages are rewritten by hand
 # `service migrate` on both databases, wiring, errors, OpenAPI, and a walk through real processes.
 CHOSEN = (
@@ -56,6 +69,12 @@ def test_nothing_of_the_media_library_is_left(stripped: Copy) -> None:
     assert found.stdout == ""
     missing = stripped.python("-c", "import service.media", check=False)
     assert "No module named 'service.media'" in missing.stderr
+    assert "media" not in stripped.python("-c", OPENAPI).stdout
+
+
+def test_the_rest_can_be_imported(stripped: Copy) -> None:
+    stripped.python("-m", "pytest", "--collect-only", "-q")
+    stripped.python("-c", BENCHMARKS)
 
 
 def test_the_rest_passes_its_tests(stripped: Copy) -> None:
