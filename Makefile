@@ -9,9 +9,10 @@ SWAGGER_UI := src/service/assets/swagger-ui
 MODE ?= auto
 STACK ?= auto
 BACKUP ?=
+PARTS ?=
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: help run logs stop deploy secrets backup restore test check format bench lock assets clean
+.PHONY: help run logs stop deploy secrets backup restore test check format bench chaos lock assets clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,10 @@ format: .venv/dev ## rewrite the code as the formatter wants it
 bench: .venv/dev ## the benchmarks, as a table and in bench/results.json
 	@scripts/test-servers
 	@$(BIN)/python -m bench
+
+chaos: .venv/dev ## the fault suite on real processes, as tables and in bench/chaos.json (PARTS="deploys --short")
+	@scripts/test-servers
+	@$(BIN)/python -m chaos $(PARTS)
 
 lock: .venv/dev ## renew requirements*.txt from pyproject.toml (UPGRADE=1: to the newest versions)
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.txt

@@ -1,9 +1,11 @@
 """Driving an ASGI application inside the test's own event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2 as httpx
 
@@ -40,3 +42,53 @@ async def client_of(app: Any, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
         base_url = "http://localhost"
         async with httpx.AsyncClient(transport=transport, base_url=base_url, **more) as client:
             yield client
+
+
+@dataclass(frozen=True)
+class RawAnswer:
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+async def ask(
+    app: Any,
+    state: dict[str, Any],
+    method: str,
+    target: bytes,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    body: Sequence[bytes] = (),
+) -> RawAnswer:
+    """One request as a server passes it on, byte by byte: no client library has tidied it up."""
+    raw_path, _, query = target.partition(b"?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(raw_path.decode("ascii")),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [(name.lower(), value) for name, value in headers],
+        "client": ("127.0.0.1", 1234),
+        "server": ("127.0.0.1", 8000),
+        "state": dict(state),
+    }
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in body]
+    messages += [{"type": "http.request", "body": b"", "more_body": False}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()  # the client stays to the end
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    start, *rest = sent
+    whole = b"".join(message.get("body", b"") for message in rest)
+    return RawAnswer(start["status"], start["headers"], whole)

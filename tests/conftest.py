@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from api import Api, running_api
 from object_stores import STORES, Moto, ObjectStore, Rclone
 from servers import (
+    ROOT,
     Postgresql,
     RedisServer,
     Web,
@@ -26,6 +29,21 @@ from servers import (
 from service.logs import JsonFormatter, Redactor
 from service.migrate import migrate
 from service.settings import Settings
+
+# Properties try the same examples in every run, so that a failure is the fault of what was changed.
+# `--hypothesis-profile=search -o timeout=0` tries others, and says how to see a failure again.
+PROFILE: dict[str, Any] = {
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": [
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+}
+set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")
+hypothesis.settings.register_profile("same", derandomize=True, max_examples=60, **PROFILE)
+hypothesis.settings.register_profile("search", max_examples=2000, print_blob=True, **PROFILE)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ NEVER_OUTDATED = 4_000_000_000  # seconds since 1970: make installs nothing into
 LONGEST_COMMAND_SECONDS = 3000
 OF_THIS_RUN = re.compile(r"PYTHONPATH|VIRTUAL_ENV|PYTEST_|MAKE")
 BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A real SMTP server in a thread, which keeps what it is given and answers as it is told."""
 
+from __future__ import annotations
+
 import contextlib
 import ssl
 import subprocess
@@ -41,7 +43,9 @@ class MailServer:
         options = {"enable_SMTPUTF8": True, **options}
         if user:
             options |= {"authenticator": self._authenticate, "auth_required": True}
-        self.controller = Controller(self, hostname="127.0.0.1", port=self.port, **options)
+        self.controller = Controller(
+            _Handler(self), hostname="127.0.0.1", port=self.port, **options
+        )
 
     @property
     def messages(self) -> list[EmailMessage]:
@@ -54,33 +58,41 @@ class MailServer:
         right = (data.login, data.password) == (self.user.encode(), self.password.encode())
         return AuthResult(success=right, handled=False)
 
+
+class _Handler:
+    """What aiosmtpd asks of one. Not the server itself: all members of a handler are read at each
+    connection, and its messages would be parsed."""
+
+    def __init__(self, mail: MailServer) -> None:
+        self.mail = mail
+
     async def handle_MAIL(
         self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
     ) -> str:
-        if answer := self.answers.get("MAIL"):
+        if answer := self.mail.answers.get("MAIL"):
             return answer
         envelope.mail_from = address
         return "250 OK"
 
     async def handle_QUIT(self, server: Any, _session: Any, _envelope: Any) -> str:
-        if "QUIT" in self.answers:
+        if "QUIT" in self.mail.answers:
             server.transport.abort()
         return "221 Bye"
 
     async def handle_RCPT(
         self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
     ) -> str:
-        if answer := self.answers.get("RCPT"):
+        if answer := self.mail.answers.get("RCPT"):
             return answer
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
     async def handle_DATA(self, _server: Any, session: Any, envelope: Any) -> str:
-        if answer := self.answers.get("DATA"):
+        if answer := self.mail.answers.get("DATA"):
             return answer
-        self.contents.append(envelope.original_content)
-        self.recipients += envelope.rcpt_tos
-        self.encrypted.append(session.ssl is not None)
+        self.mail.contents.append(envelope.original_content)
+        self.mail.recipients += envelope.rcpt_tos
+        self.mail.encrypted.append(session.ssl is not None)
         return "250 OK"
 
 

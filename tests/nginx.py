@@ -170,11 +170,13 @@ class Nginx:
         self.client = httpx.Client(verify=self.tls(), timeout=30, limits=limits)
         return self
 
+    @property
+    def _rendering(self) -> str:
+        return f"{self.directory}/render {self.config} {self.directory}/template"
+
     def _command(self) -> str:
-        return (
-            f"{self.directory}/render {self.config} {self.directory}/template"
-            f" && exec nginx -e {self.folder('logs')}/error.log -c {self.config} -g 'daemon off;'"
-        )
+        start = f"exec nginx -e {self.folder('logs')}/error.log -c {self.config} -g 'daemon off;'"
+        return f"{self._rendering} && {start}"
 
     def _on_machine(self) -> list[str]:
         program = installed()
@@ -212,14 +214,27 @@ class Nginx:
 
     def run(self, *arguments: str) -> None:
         """nginx's own commands, such as `-s reload`."""
-        command = ["nginx", "-e", "/dev/null", "-c", str(self.config), *arguments]
+        self._beside(["nginx", "-e", "/dev/null", "-c", str(self.config), *arguments])
+
+    def reconfigure(self, **environment: str) -> None:
+        """Make it use other variables, as an operator does: render and reload."""
+        self.environment = {**self.environment, **environment}
+        self._beside(["sh", "-c", self._rendering])
+        self.run("-s", "reload")
+
+    def _beside(self, command: list[str]) -> None:
+        variables = self.variables()
         if self.kind == "image":
             program = docker_program()
             assert program
-            command = [program, "exec", self.container, *command]
-        else:
+            given = [
+                item for name, value in variables.items() for item in ("-e", f"{name}={value}")
+            ]
+            command = [program, "exec", *given, self.container, *command]
+        elif command[0] == "nginx":
             command[0] = str(installed())
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        environment = clean_environment(**variables)
+        subprocess.run(command, check=True, capture_output=True, timeout=30, env=environment)
 
     def stop(self) -> None:
         if self.client:

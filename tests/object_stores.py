@@ -2,16 +2,14 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import httpx2 as httpx
 
-from servers import end_with_parent, free_port, wait_until
+from servers import OneProcess, end_with_parent, wait_until
 
 BUCKET = "uploads"
 KEY = "AKIDOFTHETESTS"
@@ -19,13 +17,9 @@ SECRET = "s3same-0pen-of-the-0bject-st0re"
 BIN = Path(sys.executable).parent
 
 
-@dataclass
-class ObjectStore:
+class ObjectStore(OneProcess):
     """What both servers have in common."""
 
-    directory: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
     answers_ranges: ClassVar[bool]
 
     def command(self) -> list[str]:
@@ -55,21 +49,6 @@ class ObjectStore:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def freeze(self) -> None:
-        """It accepts connections, in the kernel, and never answers."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
 
     def variables(self, **more: str) -> dict[str, str]:
         """Settings of the service for a part of the bucket that nothing else uses."""

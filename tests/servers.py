@@ -61,6 +61,19 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 30, every: floa
         time.sleep(every)
 
 
+def children(pid: int) -> list[int]:
+    out = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return list(map(int, out.stdout.split()))
+
+
+def has_ended(pid: int) -> bool:
+    """Also where nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def find_program(name: str, *more: str) -> str | None:
     """A program from PATH or from where Debian keeps it."""
     candidates = [shutil.which(name), *more]
@@ -174,8 +187,7 @@ class Postgresql:
 
     def processes(self) -> list[int]:
         assert self.process is not None
-        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
-        return [self.process.pid, *map(int, out.stdout.split())]
+        return [self.process.pid, *children(self.process.pid)]
 
     def freeze(self) -> None:
         """SIGSTOP to every process: it accepts connections, in the kernel, and never answers."""
@@ -220,11 +232,30 @@ class Postgresql:
 
 
 @dataclass
-class RedisServer:
+class OneProcess:
+    """A server that is one process; subclasses start it."""
+
     directory: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
+    def freeze(self) -> None:
+        """It accepts connections, in the kernel, and never answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+class RedisServer(OneProcess):
     def start(self) -> RedisServer:
         program = find_program("redis-server")
         assert program, "Redis is not installed"
@@ -252,21 +283,6 @@ class RedisServer:
         with socket.create_connection(("127.0.0.1", self.port), 5) as s:
             s.sendall(b"FLUSHALL\r\n")
             assert s.recv(10) == b"+OK\r\n"
-
-    def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.thaw()
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
 
     @property
     def url(self) -> str:
@@ -389,8 +405,7 @@ class Web:
 
     def workers(self) -> list[int]:
         assert self.process is not None
-        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
-        return list(map(int, out.stdout.split()))
+        return children(self.process.pid)
 
     def send_signal(self, number: int) -> None:
         assert self.process is not None
@@ -433,6 +448,7 @@ class Worker:
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = (sys.executable, str(ROOT / "tests" / "job_tasks.py"), "worker")
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Worker:
@@ -441,7 +457,7 @@ class Worker:
         defaults = {"UPLOAD_FOLDER": str(self.directory.parent / "uploads"), "NOTES": notes}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "tests" / "job_tasks.py"), "worker"],
+                self.program,
                 cwd=self.directory,
                 env=clean_environment(**(defaults | dict(self.environment))),
                 stdout=log,

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -337,6 +338,27 @@ async def test_other_errors_inside_a_transaction_are_not_the_databases(
             await session.execute(ONE)
             raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 5))
+async def test_what_is_cancelled_leaves_no_thread_behind(tmp_path: Path, turns: int) -> None:
+    """It would tell a loop that is gone. Cancelled while it connects, and at later moments."""
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/service.sqlite3")
+    before = set(threading.enumerate())
+    async with open_database(settings) as database:
+
+        async def read() -> None:
+            async with database.reading() as connection:
+                await connection.execute(text("SELECT 1"))
+
+        reading = [asyncio.create_task(read()) for _ in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in reading:
+            task.cancel()
+        await asyncio.wait(reading)
+    names = [thread.name for thread in set(threading.enumerate()) - before]
+    assert not [name for name in names if "_connection_worker_thread" in name]
 
 
 async def test_a_locked_sqlite_file_is_unavailable_in_time(embedded_settings: Settings) -> None:

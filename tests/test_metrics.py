@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
-from servers import wait_until
+from servers import children, has_ended, wait_until
 from service import metric_files, metrics
 
 BUCKETS = ("0.1", "1.0", "+Inf")
@@ -437,19 +437,6 @@ def test_a_directory_in_use_by_orphaned_workers_is_left_alone(tmp_path: Path) ->
         wait_until(lambda: has_ended(worker))
         with preparing(tmp_path):
             assert not first.exists()
-
-
-def children(pid: int) -> list[int]:
-    out = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
-    return list(map(int, out.stdout.split()))
-
-
-def has_ended(pid: int) -> bool:
-    """Also where nobody has asked for its exit code yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_what_somebody_else_put_there_is_left_alone(tmp_path: Path) -> None:

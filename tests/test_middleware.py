@@ -194,6 +194,14 @@ async def test_a_request_without_a_host_is_misdirected() -> None:
     assert sent[0]["status"] == 421
 
 
+@pytest.mark.parametrize("second", [b"localhost", b"evil.example"])
+async def test_a_request_with_two_hosts_is_malformed(second: bytes) -> None:
+    """RFC 9112 section 3.2: whoever stands before may have gone by the other one."""
+    for hosts in ((b"localhost", second), (second, b"localhost")):
+        sent = await call(layer(), headers=[(b"host", host) for host in hosts])
+        assert sent[0]["status"] == 400
+
+
 async def test_a_body_that_says_it_is_too_long_is_refused_unread() -> None:
     length = str(SMALL_BODY_BYTES + 1).encode()
     sent = await call(layer(), headers=[(b"content-length", length)])

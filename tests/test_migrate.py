@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import service.migrate
 import service.schedule
-import service.tasks  # noqa: F401  (all models)
+import service.tasks
 from servers import ROOT, Postgresql, clean_environment, run_service, service_command
 from service.accounts.models import Account
 from service.database import Base, open_database
 from service.database_url import engine_url
-from service.migrate import alembic_config, current_revision, migrate, outdated
+from service.migrate import MIGRATIONS, alembic_config, current_revision, migrate, outdated
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -144,6 +146,41 @@ def test_the_next_run_goes_on_after_a_kill(empty_url: str, tmp_path: Path, state
     done = run_migrate(empty_url, tmp_path)
     assert (done.returncode, done.stdout.split()[1]) == (0, HEAD), done.stderr
     assert asyncio.run(in_database(empty_url, differences)) == []
+
+
+LATER = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "later"
+down_revision = "{head}"
+
+def upgrade() -> None:
+    op.add_column("accounts", sa.Column("more", sa.Text()))
+"""
+
+
+async def test_a_table_that_is_being_read_holds_nobody_up(
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[dict[str, Any]],
+) -> None:
+    """A migration waits for it, as for the end of a backup, and lets others pass meanwhile."""
+    folder = shutil.copytree(MIGRATIONS, tmp_path / "migrations")
+    (folder / "versions" / "later.py").write_text(LATER.format(head=HEAD))
+    monkeypatch.setattr(service.migrate, "MIGRATIONS", folder)
+    settings = Settings(database_url=database_url)
+    async with open_database(settings) as database:
+        async with database.transaction() as backup:
+            await backup.execute(text("LOCK TABLE accounts IN ACCESS SHARE MODE"))
+            migrating = asyncio.create_task(migrate(settings))
+            while "migration_waits_for_lock" not in [line["message"] for line in log_lines]:
+                assert not migrating.done()
+                await asyncio.sleep(0.02)
+            async with database.reading() as connection:
+                await connection.execute(text("SELECT count(*) FROM accounts"))
+        assert await migrating == (HEAD, "later")
 
 
 def differences(connection: Connection) -> list[Any]:

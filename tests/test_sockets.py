@@ -76,6 +76,11 @@ async def test_another_host_is_misdirected() -> None:
         await refused(port, PATH, {}, 421)
 
 
+async def test_a_handshake_with_two_hosts_is_malformed() -> None:
+    async with served(layer(silent)) as port:
+        await refused(port, PATH, {"Host": "example.org"}, 400)
+
+
 async def test_a_client_may_name_its_socket() -> None:
     chosen = {"X-Request-ID": "client-chosen"}
     async with served(layer(silent)) as port, connecting(port, PATH, chosen) as socket:

@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
+import aiosqlite
 import asyncpg
 from sqlalchemy import (
     URL,
@@ -37,6 +41,7 @@ log = logging.getLogger(__name__)
 
 POOL_LOOKS = 5
 POOL_LOOK_SECONDS = 0.01
+JOIN_SECONDS = 2.0
 
 # https://alembic.sqlalchemy.org/en/latest/naming.html
 NAMES = {
@@ -210,7 +215,34 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     engine = make(settings, url)
     translate(engine)
     database = Database(settings, engine)
+    threads = WeakSet[Thread]() if database.is_postgresql else _sqlite_threads(engine)
     try:
         yield database
     finally:
         await engine.dispose()
+        await asyncio.to_thread(_join, threads)
+
+
+def _sqlite_threads(engine: AsyncEngine) -> WeakSet[Thread]:
+    """The threads of all connections from here on."""
+    threads = WeakSet[Thread]()
+
+    def connect(*arguments: Any, **named: Any) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(*arguments, **named)
+        connection._thread.daemon = True  # noqa: SLF001  (as SQLAlchemy does)
+        threads.add(connection._thread)  # noqa: SLF001
+        return connection
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def note(_dialect: Any, _record: Any, _arguments: Any, named: dict[str, Any]) -> None:
+        named["async_creator_fn"] = connect
+
+    return threads
+
+
+def _join(threads: Iterable[Thread]) -> None:
+    """A statement that was cancelled ends later, in the thread of its connection, which then tells
+    the loop so: the loop has to outlive it."""
+    end = time.monotonic() + JOIN_SECONDS
+    for thread in tuple(threads):
+        thread.join(max(0, end - time.monotonic()))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.errors import PROBLEM_JSON, phrase, problem_body
 
-ALWAYS = (413, 421, 429, 500, 502, 503, 504)  # whatever the operation; 502 and 504 by a proxy
+ALWAYS = (400, 413, 421, 429, 500, 502, 503, 504)  # whatever the operation; 502 and 504 by a proxy
 NOTHING: Mapping[str, str] = {}
 UNREADABLE = (400, 415, 422)  # what a request's body may be
 AGAIN = {"Retry-After": "seconds"}

@@ -27,6 +27,7 @@ RENAMED = {
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
+MOST_MISTAKES = 20  # told of one request, which may hold thousands
 CLIENT_CLOSED_REQUEST = 499  # nginx's number, for logs and metrics: nobody is there to read it
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -126,7 +127,7 @@ def allowed_methods(request: Request) -> str:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """422 with the place and reason of every mistake, never the value: it may be a password. 415
+    """422 with the place and reason of the mistakes, never the value: it may be a password. 415
     where the body is of another type than the operation takes, and so was not read."""
     assert isinstance(error, ValidationException)
     if isinstance(error, RequestValidationError) and (expected := unmet_types(request)):
@@ -138,7 +139,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
             "in": ".".join(map(str, mistake["loc"])),
             "message": mistake["msg"].removeprefix("Value error, "),
         }
-        for mistake in error.errors()
+        for mistake in error.errors()[:MOST_MISTAKES]
     ]
     detail = "; ".join(f"{mistake['in']}: {mistake['message']}" for mistake in errors)
     return problem_response(request, 422, detail=detail, errors=errors)

@@ -106,8 +106,8 @@ class RequestLayer:
     ) -> None:
         limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY_BYTES)
         length = headers.get(b"content-length")
-        if not self.allows(headers.get(b"host", b"")):
-            await exchange.send_problem(421, OTHER_HOST)
+        if mistake := self._mistake_of_host(scope, headers):
+            await exchange.send_problem(*mistake)
             return
         if length is not None and int(length) > limit:
             await exchange.send_problem(413, too_large(limit))
@@ -129,8 +129,8 @@ class RequestLayer:
         """Accounted for as a request when its handshake is answered, and once more at its end."""
         exchange.on_answer = lambda status: self._account(scope, status, perf_counter() - began)
         _identify(scope, headers, exchange)
-        if not self.allows(headers.get(b"host", b"")):
-            await exchange.send_problem(421, OTHER_HOST)
+        if mistake := self._mistake_of_host(scope, headers):
+            await exchange.send_problem(*mistake)
             return
         self.sockets += 1
         try:
@@ -144,6 +144,16 @@ class RequestLayer:
             self.sockets -= 1
             if exchange.accepted:
                 self._account_end(scope, exchange.closed or "client", perf_counter() - began)
+
+    def _mistake_of_host(
+        self, scope: Scope, headers: Mapping[bytes, bytes]
+    ) -> tuple[int, str] | None:
+        """(status, detail) where a request has not one Host header, of a host that is allowed."""
+        if len(headers) < len(scope["headers"]) and _hosts(scope) > 1:  # RFC 9112 section 3.2
+            return 400, "A request has one Host header."
+        if not self.allows(headers.get(b"host", b"")):
+            return 421, OTHER_HOST
+        return None
 
     def _account_end(self, scope: Scope, reason: str, seconds: float) -> None:
         metrics.SOCKETS_CLOSED.labels(reason).inc()
@@ -181,6 +191,10 @@ def _identify(scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) 
     match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
     logs.trace_id.set(match[1].decode() if match else "")
     scope.setdefault("state", {})["request_id"] = exchange.request_id
+
+
+def _hosts(scope: Scope) -> int:
+    return sum(name == b"host" for name, _ in scope["headers"])
 
 
 def _path(scope: Scope) -> str:

@@ -12,10 +12,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import URL, Connection, event, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.database_errors import connecting
+from service.database_errors import connecting, root
 from service.database_url import engine_url
 from service.settings import Settings
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 LOCK = 7_261_893_045  # any number that no other application of the database uses
 POLL_SECONDS = 0.25
+LOCK_SECONDS = 0.5  # longest wait for a table, in which all others wait for it as well
+LOCK_PAUSE_SECONDS = 2.0
+LOCK_NOT_AVAILABLE = "55P03"
 
 
 def alembic_config() -> Config:
@@ -69,14 +73,29 @@ async def migrate(settings: Settings) -> tuple[str | None, str | None]:
             before = await current_revision(engine)
             if newer(before):
                 return before, before
-            async with engine.connect() as connection:
-                await connection.run_sync(_upgrade)
+            await _upgrade(engine)
             return before, await current_revision(engine)
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+async def _upgrade(engine: AsyncEngine) -> None:
+    """Where somebody holds on to a table, such as a backup, the migration that needs it is given up
+    and tried again, until it is free."""
+    while True:
+        try:
+            async with engine.connect() as connection:
+                await connection.run_sync(_upgrade_now)
+        except DBAPIError as error:
+            if getattr(root(error), "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            log.info("migration_waits_for_lock")
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _upgrade_now(connection: Connection) -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -86,8 +105,25 @@ def _engine(settings: Settings) -> AsyncEngine:
     """Without the limits of requests: a migration may take its time."""
     url = engine_url(settings)
     if url.get_backend_name() != "sqlite":
-        arguments = {"timeout": settings.database_connect_timeout_seconds}
-        return create_async_engine(url, hide_parameters=True, connect_args=arguments)
+        return _postgresql_engine(url, settings.database_connect_timeout_seconds)
+    return _sqlite_engine(url)
+
+
+def _postgresql_engine(url: URL, connect_seconds: float) -> AsyncEngine:
+    arguments = {"timeout": connect_seconds}
+    engine = create_async_engine(url, hide_parameters=True, connect_args=arguments)
+
+    # What waits for a lock on a table holds up all who come after it. Not outside a transaction:
+    # CREATE INDEX CONCURRENTLY waits for others, and nobody for it.
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_isolation_level() != "AUTOCOMMIT":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(LOCK_SECONDS * 1000)}ms'")
+
+    return engine
+
+
+def _sqlite_engine(url: URL) -> AsyncEngine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url, hide_parameters=True)

@@ -1,7 +1,7 @@
-"""Uvicorn's HTTP protocol with bounds on a request's head, which the parser itself has not.
+"""Uvicorn's HTTP protocol with bounds on what the parser itself takes without end.
 
 A proxy in front has bounds of its own. Without one, a header of 60 MB kept a worker busy for
-seconds, and a client that sent half a head held its connection for ever.
+seconds, and a client that sent half a request held its connection for ever.
 """
 
 import asyncio
@@ -13,59 +13,131 @@ from service.errors import PROBLEM_JSON, problem_body
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
+BODY_PAUSE_SECONDS = 30.0
+
+
+class _Refused(Exception):
+    """Raised through the parser, which then goes no further."""
+
+
+class _Complete(list[tuple[bytes, bytes]]):
+    """A head's fields, to which what comes behind the body adds nothing."""
+
+    def append(self, _: tuple[bytes, bytes]) -> None:
+        """A trailer is no header (RFC 9110 section 6.5.1): it might name a client or a host."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Answers 431 to a head that is too large; closes a connection whose head takes too long."""
+    """Answers 431 to a head that is too large, and to as much that is neither head nor body; closes
+    a connection whose head takes too long, or whose body pauses."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._in_head = True
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._await_head()
+        self._in_head = self._in_message = True
+        self._too_large = False
+        self._bare_bytes = 0  # since a head began or a part of a body came
+        self._last_read = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._await(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        self._bare = True
+        self._read_bytes = len(data)
         super().data_received(data)
-        # After the parser saw it: what comes before or behind a head does not count.
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data) if was_in_head else 0
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431)
-            elif self._head_timer is None:
-                self._await_head()
+        if not self._in_message or self.transport.is_closing():
+            return
+        self._bare_bytes = self._bare_bytes + len(data) if self._bare else 0
+        self._last_read = self.loop.time()
+        if self._bare_bytes > MAX_HEAD_BYTES:
+            self._refuse(431)
+        elif self._timer is None:
+            self._await(HEAD_SECONDS if self._in_head else BODY_PAUSE_SECONDS)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
+        self._bare = self._in_head  # what came before this head in the same read is not its own
+        self._in_head = self._in_message = True
+        self._bare_bytes = 0
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         self._stop_timer()
+        # Only then can it be too large: adding it up costs more than the rest of this.
+        if (
+            self._bare_bytes + self._read_bytes > MAX_HEAD_BYTES
+            and self._head_size() > MAX_HEAD_BYTES
+        ):
+            self._too_large = True
+            raise _Refused
         super().on_headers_complete()
+        self._in_head = False  # not before: the address may still be none
+
+    def on_chunk_header(self) -> None:
+        """Called by the parser where a body comes in chunks: only there are trailers."""
+        if self.headers is self.scope["headers"]:
+            self.headers = _Complete(self.headers)
+            # Who knows no other coding may not see where the body ends (RFC 9112 section 6.1).
+            if any(k == b"transfer-encoding" and v.lower() != b"chunked" for k, v in self.headers):
+                raise _Refused
+
+    def on_body(self, body: bytes) -> None:
+        self._bare = False
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._stop_timer()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400)
+        self._refuse(431 if self._too_large else 400)
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+    def _unsupported_upgrade_warning(self) -> None:
+        """The parser takes what follows for another protocol, so that this answer is the last."""
+        self._end_with_this_answer()
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _await(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._check)
 
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _give_up(self) -> None:
-        if self._in_head and not self.transport.is_closing():
+    def _check(self) -> None:
+        self._timer = None
+        if not self._in_message or self.transport.is_closing():
+            return
+        now = self.loop.time()
+        if self.flow.read_paused:  # the pause is the service's own
+            self._last_read = now
+        left = self._last_read + BODY_PAUSE_SECONDS - now
+        if self._in_head or left <= 0:
             self.transport.close()
+        else:
+            self._await(left)
 
     def _refuse(self, status: int) -> None:
+        """No request is answered twice, nor in the middle of the answer to the one before it."""
+        in_body = self._in_message and not self._in_head
+        if in_body and self.cycle.response_started:
+            self.transport.close()
+        elif in_body or self.cycle is None or self.cycle.response_complete:
+            self._send_problem(status)
+        else:
+            self._end_with_this_answer()
+
+    def _end_with_this_answer(self) -> None:
+        self.cycle.keep_alive = False
+        self.flow.pause_reading()
+
+    def _send_problem(self, status: int) -> None:
         """An answer to what is no request: there is no scope, so no request id either."""
         body = problem_body(status)
         lines: list[tuple[bytes, bytes]] = [

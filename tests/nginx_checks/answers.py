@@ -151,6 +151,17 @@ def two_framings_are_a_problem(site: Site) -> None:
     assert site.echo.counted("/smuggled") == 0
 
 
+def an_unknown_coding_is_the_clients_fault(site: Site) -> None:
+    request = site.nginx.head("POST", "/coded", "Transfer-Encoding: br", "Connection: close")
+    assert_problem(by_hand(site, request + b"0\r\n\r\n"), 400)
+    assert site.echo.counted("/coded") == 0
+
+
+def an_unknown_version_is_the_clients_fault(site: Site) -> None:
+    request = site.nginx.head("GET", "/", "Connection: close").replace(b"HTTP/1.1", b"HTTP/9.9")
+    assert_problem(by_hand(site, request), 400)
+
+
 def plain_http_on_the_tls_port_is_a_problem(site: Site) -> None:
     assert_problem(by_hand(site, site.nginx.head("GET", "/"), site.nginx.port), 400)
 
@@ -238,6 +249,8 @@ CHECKS = [
     http3_is_offered_at_the_public_port,
     a_malformed_request_is_a_problem,
     two_framings_are_a_problem,
+    an_unknown_coding_is_the_clients_fault,
+    an_unknown_version_is_the_clients_fault,
     plain_http_on_the_tls_port_is_a_problem,
     what_is_not_there_is_a_problem,
     a_post_to_a_file_is_a_problem,

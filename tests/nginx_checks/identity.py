@@ -10,6 +10,7 @@ import socket
 import time
 
 from echo import WEBSOCKET_KEY, Answer
+from malformed import http2
 from nginx import Site
 from nginx_checks import new_client, new_path
 
@@ -203,6 +204,14 @@ def the_log_is_json_whatever_is_sent(site: Site) -> None:
     assert site.nginx.line(path=f"{path}-")["user_agent"] == "(not ASCII)"
 
 
+def the_log_is_json_where_nothing_was_answered(site: Site) -> None:
+    """As where a stream is reset."""
+    path = new_path("/reset-").encode()
+    http2.send(site.nginx, http2.Attack("reset", http2.request((b"X-Capital", b"1"), path=path)))
+    line = site.nginx.line(path=path.decode())
+    assert line["status"] in (0, 400)
+
+
 def no_token_is_in_the_error_log(site: Site) -> None:
     """Also while the app is away, hangs up or is too slow, and where too much is sent."""
     nginx, echo = site.nginx, site.echo
@@ -345,6 +354,7 @@ CHECKS = [
     the_log_has_no_query_and_no_referrer,
     probes_that_pass_are_not_logged,
     the_log_is_json_whatever_is_sent,
+    the_log_is_json_where_nothing_was_answered,
     no_token_is_in_the_error_log,
     the_names_are_served,
     unknown_names_get_no_answer_on_the_plain_port,

@@ -66,7 +66,7 @@ HEADERS = {
     "Permissions-Policy           $add_permissions always;",
 }
 NOSNIFF = '{ volatile; "" "nosniff";     default ""; }'
-ERRORS = "error_page 400 403 404 405 412 413 414 416 421 429 500 501 502 503 504 505 /_problem;"
+ERRORS = "error_page 400 403 404 405 412 413 414 416 421 429 500 502 503 504 /_problem;"
 ANSWERS = [
     *(
         gone(f"add_header {line}", answers.security_headers_come_with_an_answer_of_the_app)
@@ -106,6 +106,8 @@ ANSWERS = [
     gone(ERRORS, answers.what_is_not_there_is_a_problem),
     gone("error_page 494      =431 /_problem;", answers.a_long_header_is_a_problem),
     gone("error_page 495 496 497 =400 /_problem;", answers.plain_http_on_the_tls_port_is_a_problem),
+    gone("error_page 501 505     =400 /_problem;", answers.an_unknown_coding_is_the_clients_fault),
+    gone("error_page 501 505     =400 /_problem;", answers.an_unknown_version_is_the_clients_fault),
     gone("default_type application/problem+json;", answers.what_is_not_there_is_a_problem),
     became('"detail": "$problem_detail", ', "", answers.what_is_not_there_is_a_problem),
     gone("~^50[234] 2;", answers.an_upstream_that_hangs_up_is_a_problem),
@@ -165,6 +167,11 @@ IDENTITY = [
     ),
     became(
         "log_format json escape=json", "log_format json", identity.the_log_is_json_whatever_is_sent
+    ),
+    became(
+        '"status":$told_status',
+        '"status":$status',
+        identity.the_log_is_json_where_nothing_was_answered,
     ),
     became(" if=$logged", "", identity.probes_that_pass_are_not_logged),
     became("emerg;", "error;", identity.no_token_is_in_the_error_log),

@@ -17,21 +17,13 @@ import httpx2 as httpx
 import pytest
 
 from conftest import require
-from servers import Web, find_program, make_certificate, wait_until
+from servers import Web, children, find_program, has_ended, make_certificate, wait_until
 from traffic import Traffic
 
 MakeWeb = Callable[..., Web]
 Environment = dict[str, str]
 CANARY = "Kanarienvogel-in-the-coal-mine"
 LONG_DRAIN = {"SHUTDOWN_DRAIN_SECONDS": "3", "SHUTDOWN_GRACE_SECONDS": "10"}
-
-
-def has_ended(pid: int) -> bool:
-    """Also where nobody has asked for its exit code yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def accepts(port: int) -> bool:
@@ -736,8 +728,3 @@ def test_a_second_master_takes_over_without_a_failed_request(
     heartbeats = httpx.get(f"http://127.0.0.1:{web.port}/metrics").text
     assert not any(f'pid="{pid}"' in heartbeats for pid in old)
     assert len(list((tmp_path / "shm").glob("service-metrics-*"))) == 1
-
-
-def children(pid: int) -> list[int]:
-    out = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
-    return list(map(int, out.stdout.split()))

@@ -29,9 +29,8 @@ def _shortened(name: str) -> str:
         return name
     stem, dot, extension = name.rpartition(".")
     room = MAX_NAME_BYTES - len((dot + extension).encode())
-    if not stem or room < 1:
-        return _cut(name, MAX_NAME_BYTES)
-    return _cut(stem, room) + dot + extension
+    kept = _cut(stem, max(0, room))  # nothing, where not even its first letter fits
+    return kept + dot + extension if kept else _cut(name, MAX_NAME_BYTES)
 
 
 def _cut(text: str, max_bytes: int) -> str:

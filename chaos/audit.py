@@ -1,0 +1,74 @@
+"""What became of a load's uploads, counted where they are kept: nothing is asked of the service."""
+
+import hashlib
+import re
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from chaos.load import Load, content
+from chaos.stack import Stack
+
+STUCK_SECONDS = 60.0
+UNFINISHED = (
+    "SELECT (SELECT count(*) FROM media_items WHERE status NOT IN ('ready', 'failed'))"
+    " + (SELECT count(*) FROM mails WHERE sent_at IS NULL AND refused IS NULL)"
+)
+ITEMS = "SELECT title, id, status FROM media_items ORDER BY created_at"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Numbers of uploads by what is wrong with them."""
+
+    lost: list[int]
+    """Accepted, and there is not the row that was answered, or not its very bytes"""
+    twice: list[int]
+    """With more than one row"""
+    not_ready: list[int]
+    """Processing did not end, or failed"""
+    mails: list[int]
+    """Their owner did not get exactly one mail"""
+
+
+def audit(stack: Stack, load: Load) -> Audit:
+    """Once everything is processed and mailed, or does not get any further."""
+    _settle(stack)
+    rows = defaultdict(list)
+    for line in stack.query(ITEMS).splitlines():
+        title, item_id, status = line.split("|")
+        rows[int(title.rpartition("-")[2])].append((item_id, status))
+    mails = _mails(stack, load)
+    ids = {item_id for found in rows.values() for item_id, _ in found}
+    accepted = load.accepted.items()
+    return Audit(
+        lost=[n for n, item_id in accepted if item_id not in ids or not _whole(stack, n, item_id)],
+        twice=[n for n, found in rows.items() if len(found) > 1],
+        not_ready=[n for n, found in rows.items() if any(s != "ready" for _, s in found)],
+        mails=[n for n, found in rows.items() if mails[n] != len(found)],
+    )
+
+
+def _settle(stack: Stack) -> None:
+    left, since = stack.query(UNFINISHED), time.monotonic()
+    while left != "0" and time.monotonic() - since < STUCK_SECONDS:
+        time.sleep(0.5)
+        former, left = left, stack.query(UNFINISHED)
+        since = since if left == former else time.monotonic()
+
+
+def _whole(stack: Stack, number: int, item_id: str) -> bool:
+    """Whether every byte of an upload is there."""
+    stored = stack.stored(item_id)
+    return stored is not None and _digest(stored) == _digest(content(number))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _mails(stack: Stack, load: Load) -> Counter[int]:
+    """How many the mail server was given, by the number in the text."""
+    title = re.compile(rb"^" + load.name.encode() + rb"-(\d+)\r?$", re.MULTILINE)
+    found = (title.search(mail) for mail in list(stack.mail.contents))
+    return Counter(int(match[1]) for match in found if match)

@@ -1,0 +1,109 @@
+"""Part 1: what changes about a running service fails no request, loses none and does none twice.
+
+The same is done to a stock Uvicorn worker behind a tutorial's nginx, which is held to no bound.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chaos import events, stock
+from chaos.audit import Audit, audit
+from chaos.load import Load
+from chaos.stack import Servers, Stack, new_stack
+from chaos.table import Row
+from servers import ROOT
+
+EVENTS = 20
+CLIENTS = 12
+OFTEN = {"MAX_REQUESTS": "60", "MAX_REQUESTS_JITTER": "30"}
+NOW_AND_THEN = {"MAX_REQUESTS": "200", "MAX_REQUESTS_JITTER": "100"}
+IMPATIENT = {"WORKER_TIMEOUT_SECONDS": "3", "PYTHONPATH": f"{ROOT}/src:{ROOT}/tests/system"}
+SLOW = {"CHAOS_START_SECONDS": "5"}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`short` is how many events there are in the short form. Where processes are killed, requests
+    in flight on them `may_fail`: of each client one an event at most."""
+
+    name: str
+    act: events.Act
+    environment: Mapping[str, str] = field(default_factory=dict)
+    short: int = 2
+    tcp: bool = False
+    may_fail: bool = False
+
+
+SCENARIOS = (
+    Scenario("recycled by MAX_REQUESTS", events.recycle, OFTEN, short=4),
+    Scenario("SIGHUP", events.reload),
+    Scenario("USR2, then TERM to the old", events.take_over),
+    Scenario("instance restarted, unix", events.restart),
+    Scenario("instance restarted, TCP", events.restart_out_of_rotation, tcp=True),
+    Scenario("nginx reloaded", events.reload_nginx, short=4),
+    Scenario("kill -9 of a worker", events.kill, short=4, may_fail=True),
+    Scenario("worker blocked", events.block, IMPATIENT, may_fail=True),
+    Scenario("start takes 5 s", events.start_slowly, SLOW),
+    Scenario("migrations", events.migrate, short=3),
+    Scenario("all mixed", events.mix, NOW_AND_THEN, short=3),
+)
+
+
+def deploys(servers: Servers, *, short: bool = False, only: str = "") -> list[Row]:
+    rows = []
+    for rival in (False,) if short else (False, True):
+        for number, scenario in enumerate(SCENARIOS):
+            if only not in scenario.name:
+                continue
+            name = f"{'stock' if rival else 'service'}{number}"
+            print(f"{name}: {scenario.name}", file=sys.stderr)
+            stack = _stack(scenario, servers, name, rival=rival)
+            count = scenario.short if short else EVENTS
+            rows.append(_run(scenario, stack, name, count, rival=rival))
+    return rows
+
+
+def _stack(scenario: Scenario, servers: Servers, name: str, *, rival: bool) -> Stack:
+    app = ("blocking_app:create_app()",) if scenario.act is events.block else ()
+    common = {"environment": scenario.environment, "tcp": scenario.tcp, "arguments": app}
+    if rival:
+        return new_stack(servers, name, **common, **stock.RIVAL)
+    return new_stack(servers, name, **common)
+
+
+def _run(scenario: Scenario, stack: Stack, name: str, count: int, *, rival: bool) -> Row:
+    try:
+        stack.start()
+        load = Load(name, stack.url, stack.bearer.header, stack.nginx.tls(), clients=CLIENTS)
+        with load.running():
+            scenario.act(stack, count)
+        return _row(scenario, stack, load, audit(stack, load), count, rival=rival)
+    finally:
+        stack.stop()
+
+
+def _row(
+    scenario: Scenario, stack: Stack, load: Load, found: Audit, count: int, *, rival: bool
+) -> Row:
+    allowed = count * CLIENTS if scenario.may_fail else 0
+    wrong = [found.lost, found.twice, found.not_ready, found.mails, load.given_up]
+    met = len(load.failures) <= allowed and not any(wrong)
+    return {
+        "scenario": scenario.name,
+        "server": "stock" if rival else "service",
+        "events": count,
+        "workers replaced": stack.workers_replaced,
+        "requests": load.requests,
+        "uploads": len(load.accepted),
+        "failed": len(load.failures),
+        "failed at most": "" if rival else allowed,
+        "also when repeated": len(load.given_up),
+        "lost": len(found.lost),
+        "twice": len(found.twice),
+        "not ready": len(found.not_ready),
+        "not one mail": len(found.mails),
+        "slowest s": round(load.slowest_seconds, 2),
+        "met": "" if rival else ("yes" if met else "NO"),
+        "first failures": [f"{f.at:.1f} s: {f.method} {f.what}" for f in load.failures[:10]],
+    }

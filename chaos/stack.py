@@ -1,0 +1,234 @@
+"""The service as it runs in production, on free ports: nginx, two web instances, the worker, and
+the servers behind them. Each part can be stopped, killed and started by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import httpx2 as httpx
+from bench.account import Bearer
+
+from mail_server import MailServer, mail_server
+from nginx import Nginx, available
+from nginx_checks import OPEN
+from servers import (
+    Postgresql,
+    RedisServer,
+    Web,
+    Worker,
+    children,
+    has_ended,
+    run_service,
+    running,
+    service_command,
+    wait_until,
+)
+
+# What production ships with, where the tests of single parts are in a hurry.
+SHIPPED = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "30", "ACCESS_LOG": "false"}
+WORKERS = 2  # of each instance
+READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What all stacks share: each has a database of its own, copied from a migrated one."""
+
+    directory: Path
+    postgresql: Postgresql
+    redis: RedisServer
+    mail: MailServer
+    template: str = "template"
+
+    def new_database(self, name: str) -> str:
+        self.postgresql.psql(f"CREATE DATABASE {name} TEMPLATE {self.template}")
+        return self.postgresql.url(name)
+
+
+@contextmanager
+def open_servers() -> Iterator[Servers]:
+    directory = Path(tempfile.mkdtemp(prefix="service-chaos-"))
+    directory.chmod(0o777)
+    try:
+        with (
+            running(Postgresql(directory / "postgresql").create()) as postgresql,
+            running(RedisServer(directory / "redis")) as redis,
+            mail_server() as mail,
+        ):
+            servers = Servers(directory, postgresql, redis, mail)
+            postgresql.psql(f"CREATE DATABASE {servers.template}")
+            environment = {"DATABASE_URL": postgresql.url(servers.template)}
+            migrated = run_service("migrate", environment=os.environ | environment, cwd=directory)
+            assert migrated.returncode == 0, migrated.stderr
+            yield servers
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class Instance:
+    """Gunicorn with its workers. Its master may change: a new one can take over (USR2)."""
+
+    web: Web
+
+    def start(self) -> Instance:
+        self.web.start(wait=None)
+        return self.wait_until_ready()
+
+    def wait_until_ready(self) -> Instance:
+        wait_until(self._complete, seconds=READY_SECONDS, every=0.1)
+        return self
+
+    def _complete(self) -> bool:
+        with suppress(OSError, ValueError, httpx.HTTPError):
+            return len(self.workers()) == WORKERS and self.ask("/health/ready").status_code == 200
+        return False
+
+    def ask(self, path: str) -> httpx.Response:
+        """The answer to a GET, not through nginx."""
+        bind = self.web.environment["BIND"]
+        path_of_socket = bind.removeprefix("unix:") if bind.startswith("unix:") else None
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path_of_socket)) as client:
+            return client.get(self.web.url + path, timeout=5)
+
+    @property
+    def pidfile(self) -> Path:
+        return self.web.directory / "pid"
+
+    @property
+    def master(self) -> int:
+        return int(self.pidfile.read_text())
+
+    def workers(self) -> list[int]:
+        return children(self.master)
+
+    @property
+    def workers_started(self) -> int:
+        return self.web.log.count("Booting worker with pid")
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.master, number)
+
+    def stop(self, number: int = signal.SIGTERM, *, seconds: float = 60) -> None:
+        """Nothing happens where it does not run."""
+        try:
+            master = self.master
+            os.kill(master, number)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if self.web.process and self.web.process.pid == master:
+            self.web.process.wait(seconds)
+        wait_until(lambda: has_ended(master), seconds=seconds, every=0.05)
+
+
+@dataclass
+class Stack:
+    """One deployment, and its one account."""
+
+    servers: Servers
+    database_url: str
+    nginx: Nginx
+    instances: list[Instance]
+    worker: Worker
+    bearer: Bearer = field(default_factory=Bearer)
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.nginx.port}"
+
+    @property
+    def mail(self) -> MailServer:
+        return self.servers.mail
+
+    @cached_property
+    def database(self) -> str:
+        return self.database_url.rpartition("/")[2]
+
+    def query(self, sql: str) -> str:
+        return self.servers.postgresql.psql(sql, self.database)
+
+    def stored(self, item_id: str) -> bytes | None:
+        """The bytes of an upload, read where they are kept."""
+        path = self.nginx.folder("media") / item_id.replace("-", "") / "original"
+        return path.read_bytes() if path.exists() else None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """That of the service's commands."""
+        return self.instances[0].web.variables()
+
+    @property
+    def workers_replaced(self) -> int:
+        """Web workers beyond those of the beginning."""
+        return sum(instance.workers_started - WORKERS for instance in self.instances)
+
+    def route_to(self, instances: list[Instance]) -> None:
+        """Make nginx use these alone."""
+        self.nginx.reconfigure(UPSTREAM=upstream(instances))
+
+    def start(self) -> Stack:
+        self.bearer.insert(self.servers.postgresql, self.database_url)
+        for instance in self.instances:
+            instance.web.start(wait=None)
+        self.worker.start()
+        self.nginx.start()
+        for instance in self.instances:
+            instance.wait_until_ready()
+        return self
+
+    def stop(self) -> None:
+        self.nginx.stop()
+        for instance in self.instances:
+            instance.stop(signal.SIGQUIT)
+        self.worker.stop(signal.SIGTERM)
+
+
+def upstream(instances: list[Instance]) -> str:
+    return " ".join(instance.web.environment["BIND"] for instance in instances)
+
+
+def new_stack(
+    servers: Servers,
+    name: str,
+    *,
+    environment: Mapping[str, str],
+    tcp: bool = False,
+    arguments: tuple[str, ...] = (),
+    config: Path = Web.config,
+    nginx_class: type[Nginx] = Nginx,
+) -> Stack:
+    """A stack that is not started; `environment` is that of the web instances."""
+    directory = servers.directory / name
+    url = servers.new_database(name.replace("-", "_"))
+    kind = "image" if available("image") else "installed"
+    nginx = nginx_class(directory, kind, OPEN, name="localhost")
+    run, media = nginx.folder("run"), nginx.folder("media")
+    common = SHIPPED | {
+        "DATABASE_URL": url,
+        "REDIS_URL": servers.redis.url,
+        "MAIL_SERVER": "127.0.0.1",
+        "MAIL_PORT": str(servers.mail.port),
+        "MAIL_USE_TLS": "false",
+        "SECRET_KEY": Bearer().token,
+        "UPLOAD_FOLDER": str(media),
+        "X_ACCEL_REDIRECT": "true",
+        "WEB_CONCURRENCY": str(WORKERS),
+    }
+    instances = []
+    for number in (1, 2):
+        web = Web(directory / f"web-{number}", config=config, arguments=arguments)
+        bind = f"127.0.0.1:{web.port}" if tcp else f"unix:{run}/web-{number}.sock"
+        own = {"BIND": bind, "PIDFILE": str(web.directory / "pid")}
+        web.environment = common | own | dict(environment)
+        instances.append(Instance(web))
+    nginx.environment = {**OPEN, "UPSTREAM": upstream(instances)}
+    worker = Worker(directory / "worker", common, tuple(service_command("worker")))
+    return Stack(servers, url, nginx, instances, worker)

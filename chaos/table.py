@@ -1,0 +1,24 @@
+"""The results of a part: a row a scenario, with one value a column. `met` says `yes` or `NO`, or
+nothing where there is no bound."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.table import aligned
+
+Row = Mapping[str, object]
+
+
+def show(rows: Sequence[Row]) -> str:
+    """As text; what is a list is left to the file."""
+    head = [name for name, value in rows[0].items() if not isinstance(value, list)]
+    return aligned([head, *([str(row[name]) for name in head] for row in rows)])
+
+
+def missed(rows: Sequence[Row]) -> bool:
+    return any(row["met"] == "NO" for row in rows)
+
+
+def write(parts: Mapping[str, Sequence[Row]], path: Path) -> None:
+    path.write_text(json.dumps(parts, indent=2) + "\n")

@@ -1,0 +1,212 @@
+"""The HTTP protocol's own bounds, on connections within this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from service import protocol
+from service.protocol import BoundedHttp
+
+pytestmark = pytest.mark.anyio
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+class App:
+    """Answers a request once it has all of it and the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.early = False
+        self.bodies: list[bytes | None] = []
+        self.headers: list[dict[bytes, bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        length = [(b"content-length", b"2")]
+        if self.early:
+            await send({"type": "http.response.start", "status": 200, "headers": length})
+            await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        await self.gate.wait()
+        self.bodies.append(await self._body(receive))
+        self.headers.append(dict(scope["headers"]))
+        if not self.early:
+            await send({"type": "http.response.start", "status": 200, "headers": length})
+            await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        await send({"type": "http.response.body", "body": b"k"})
+
+    async def _body(self, receive: Any) -> bytes | None:
+        """None where the client went away before it was complete."""
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message["more_body"]:
+                return body
+        return None
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.send = writer.write
+        self.leave = writer.close
+
+    async def until_closed(self) -> bytes:
+        """All that comes. Raises TimeoutError where the server keeps the connection."""
+        async with asyncio.timeout(20):
+            return await self._reader.read()
+
+    async def until(self, text: bytes) -> bytes:
+        async with asyncio.timeout(20):
+            return await self._reader.readuntil(text)
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+async def client(app: App) -> AsyncIterator[Client]:
+    async with connected(app) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected(app: App) -> AsyncIterator[Client]:
+    config = Config(app, http=BoundedHttp, lifespan="off", log_config=None)
+    config.load()
+    state = ServerState()
+    make: Callable[[], Any] = lambda: BoundedHttp(config, state, {})  # noqa: E731
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    client = Client(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+    yield client
+    client.leave()
+    app.gate.set()
+    server.close()
+    for connection in list(state.connections):
+        connection.transport.abort()
+    await asyncio.gather(*state.tasks)
+
+
+async def test_a_body_that_pauses_ends_its_connection(
+    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_PAUSE_SECONDS", 0.2)
+    client.send(POST + b"Content-Length: 5\r\n\r\nhe")
+    assert await client.until_closed() == b""
+    assert app.bodies == [None]
+
+
+async def test_a_slow_body_that_goes_on_is_received(
+    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_PAUSE_SECONDS", 2.0)
+    client.send(POST + b"Content-Length: 5\r\n\r\n")
+    for letter in b"hello":
+        await asyncio.sleep(0.6)
+        client.send(bytes([letter]))
+    assert (await client.until(b"ok")).startswith(OK)
+    assert app.bodies == [b"hello"]
+
+
+async def test_a_pause_of_the_app_is_not_the_clients(
+    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_PAUSE_SECONDS", 0.2)
+    app.gate.clear()
+    client.send(POST + b"Content-Length: 1000000\r\n\r\n" + bytes(900_000))
+    await asyncio.sleep(0.7)
+    monkeypatch.setattr(protocol, "BODY_PAUSE_SECONDS", 20)
+    app.gate.set()
+    client.send(bytes(100_000))
+    assert (await client.until(b"ok")).startswith(OK)
+    assert app.bodies == [bytes(1_000_000)]
+
+
+async def test_a_head_that_takes_too_long_ends_its_connection(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    for start in (b"", b"GET / HTTP/1.1\r\nHost:", GET + b"GET / HT"):
+        async with connected(app) as client:
+            client.send(start)
+            assert (await client.until_closed())[:17] == (OK if GET in start else b"")
+
+
+async def test_an_idle_connection_is_kept_longer_than_a_head_may_take(
+    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    client.send(GET)
+    await client.until(b"ok")
+    await asyncio.sleep(0.5)
+    client.send(GET)
+    assert (await client.until(b"ok")).startswith(OK)
+
+
+async def test_a_trailer_is_no_header(app: App, client: Client) -> None:
+    """It may come past whoever checked the headers."""
+    trailers = b"Host: evil.example\r\nAuthorization: Bearer x\r\n"
+    client.send(CHUNKED + b"5\r\nhello\r\n0\r\n" + trailers + b"\r\n")
+    await client.until(b"ok")
+    assert app.bodies == [b"hello"]
+    assert app.headers == [{b"host": b"localhost", b"transfer-encoding": b"chunked"}]
+
+
+@pytest.mark.parametrize("coding", [b"identity, chunked", b"gzip, chunked", b"chunked ,chunked"])
+async def test_a_coding_that_nobody_decodes_is_refused(
+    app: App, client: Client, coding: bytes
+) -> None:
+    client.send(POST + b"Transfer-Encoding: %b\r\n\r\n0\r\n\r\n" % coding + GET)
+    received = await client.until_closed()
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("piece", [b"X: 1\r\n", b"a" * 999], ids=["many", "long"])
+async def test_what_is_neither_head_nor_body_is_bounded(client: Client, piece: bytes) -> None:
+    client.send(CHUNKED + b"0\r\nX-First: " + piece * (80_000 // len(piece)))
+    assert (await client.until_closed()).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("fault", [b"\xde\xad\r\n\r\n", b"GET / HTTP/1.1\r\nHost : x\r\n\r\n"])
+async def test_a_fault_behind_a_request_is_not_answered_in_its_place(
+    app: App, client: Client, fault: bytes
+) -> None:
+    app.gate.clear()
+    client.send(GET)
+    await asyncio.sleep(0.1)
+    client.send(fault)
+    await asyncio.sleep(0.1)
+    app.gate.set()
+    received = await client.until_closed()
+    assert received.startswith(OK)
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert received.endswith(b"ok")
+
+
+async def test_a_body_that_turns_malformed_in_the_middle_of_its_answer_gets_no_other(
+    app: App, client: Client
+) -> None:
+    app.early = True
+    client.send(CHUNKED + b"5\r\nhello\r\n")
+    await client.until(b"\r\n\r\no")
+    client.send(b"nonsense\r\n")
+    assert await client.until_closed() == b""
+
+
+async def test_an_offer_to_speak_something_else_is_passed_over(app: App, client: Client) -> None:
+    """The connection ends, as the parser takes what follows for the other protocol."""
+    client.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + GET)
+    received = await client.until_closed()
+    assert received.startswith(OK)
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in received
