@@ -27,9 +27,9 @@ def main(names: list[str]) -> int:
             all_of_them = {
                 "trivial": lambda: requests.trivial(*servers),
                 "me": lambda: requests.who_am_i(*servers),
-                "list": lambda: requests.list_items(*servers),
+                "list": lambda: requests.list_items(*servers),  # media
                 "proxy": lambda: proxy.proxy(*servers),
-                "public": lambda: public.public(*servers),
+                "public": lambda: public.public(*servers),  # media
                 "jobs": lambda: jobs.jobs(*servers),
                 "probes": lambda: process.probes(directory),
                 "memory": lambda: process.memory(*servers),

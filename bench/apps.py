@@ -21,18 +21,20 @@ from service.lifecycle import Lifecycle
 from service.media.listing import START
 from service.settings import load
 
-PAGE_ITEMS = 20  # without a `limit`
 JSON = (b"content-type", b"application/json")
 ACCOUNT = (
     "SELECT a.id, a.email FROM accounts a JOIN tokens t ON t.account_id = a.id"
     " WHERE t.digest = $1 AND t.expires_at > now()"
 )
+# media: from here
+PAGE_ITEMS = 20  # without a `limit`
 PAGE = (
     "SELECT id, title, filename, public, status, progress, reason, size, content_type, sha256,"
     " width, height, has_thumbnail, created_at, updated_at FROM media_items"
     " WHERE account_id = $1 AND (created_at, id) < ($2, $3)"
     " ORDER BY created_at DESC, id DESC LIMIT $4"
 )
+# media: to here
 
 
 class Carried:
@@ -129,6 +131,7 @@ def raw_query() -> Raw:
     return Raw(answer)
 
 
+# media: from here
 def raw_list() -> Raw:
     """The bytes of `GET /api/media`, with the token's lookup, by two statements on a connection."""
     return Raw(_list)
@@ -153,3 +156,6 @@ def _item(row: Any) -> dict[str, Any]:
     item["created_at"] = item.pop("created_at")
     item["updated_at"] = item.pop("updated_at")
     return item
+
+
+# media: to here

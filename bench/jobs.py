@@ -18,7 +18,7 @@ from servers import Postgresql, RedisServer, Web, Worker, running
 
 ROUNDS = 5
 TRIVIAL_JOBS = 400
-PHOTOGRAPHS = 8
+PHOTOGRAPHS = 8  # media
 LONGEST_SECONDS = 60
 ENQUEUE = """
 SELECT procrastinate_defer_jobs_v1(array_agg(
@@ -57,6 +57,7 @@ class Side:
     def trivial(self) -> float:
         return self.rate("test.record", ['{"name": "x"}'] * TRIVIAL_JOBS)
 
+    # media: from here
     def photographs(self) -> float:
         photograph = _photograph()
         ids = insert_received(self.postgresql, self.url, self.bearer, PHOTOGRAPHS, len(photograph))
@@ -65,6 +66,8 @@ class Side:
             path.parent.mkdir(parents=True)
             path.write_bytes(photograph)
         return self.rate("media.process", [f'{{"item_id": "{item_id}"}}' for item_id in ids])
+
+    # media: to here
 
 
 def jobs(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
@@ -77,7 +80,7 @@ def jobs(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Ro
                 stack.enter_context(running(worker)).wait_for("worker_ready")
         return [
             _row("trivial jobs", Side.trivial, sides),
-            _row("photographs processed, each with its mail", Side.photographs, sides),
+            _row("photographs processed, each with its mail", Side.photographs, sides),  # media
         ]
 
 
@@ -88,8 +91,12 @@ def _row(name: str, work: Callable[[Side], float], sides: list[Side]) -> Row:
     return Row(f"{name}: 2 workers / 1", ratios, note=f"{two:,.0f} against {one:,.0f} a second")
 
 
+# media: from here
 def _photograph() -> bytes:
     """A JPEG of 1200 by 800 pixels."""
     out = io.BytesIO()
     Image.effect_noise((1200, 800), 50).convert("RGB").save(out, "JPEG")
     return out.getvalue()
+
+
+# media: to here

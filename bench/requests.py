@@ -88,6 +88,7 @@ def who_am_i(directory: Path, postgresql: Postgresql, redis: RedisServer) -> lis
     return [rate_row("GET /api/accounts/me / raw asyncpg: requests/s ratio", pairs, 0.30)]
 
 
+# media: from here
 def list_items(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
     """`GET /api/media` with 20 items against the same two statements by asyncpg, and the same bytes
     by orjson, behind raw ASGI."""
@@ -98,6 +99,9 @@ def list_items(directory: Path, postgresql: Postgresql, redis: RedisServer) -> l
         assert ours == theirs, f"{ours!r} and {theirs!r}"
         pairs = pair.measure()
     return [rate_row("GET /api/media / raw asyncpg and orjson: requests/s ratio", pairs, 0.35)]
+
+
+# media: to here
 
 
 class _Authenticated:

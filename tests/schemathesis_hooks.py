@@ -11,20 +11,24 @@ from schemathesis.core.failures import AcceptedNegativeData
 from api import PASSWORD
 
 LEAVER = "lin@example.org"
-UPLOAD = "POST /api/media"
+UPLOAD = "POST /api/media"  # media
 
 
+def still_ahead(new_key: Any) -> None:
+    """A time that is over is well-formed and refused."""
+    if positive(new_key, "body") and new_key.body.get("expires_at"):
+        new_key.body["expires_at"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+# media: from here
 def never_used(upload: Any) -> None:
-    """An Idempotency-Key that came with another upload is well-formed and refused."""
+    """So is an Idempotency-Key that came with another upload."""
     key = (upload.headers or {}).get("Idempotency-Key")
     if key and positive(upload, "header"):
         upload.headers["Idempotency-Key"] = f"{key[:-1][:150]}{uuid4()}{key[-1]}"
 
 
-def still_ahead(new_key: Any) -> None:
-    """So is a time that is over."""
-    if positive(new_key, "body") and new_key.body.get("expires_at"):
-        new_key.body["expires_at"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+# media: to here
 
 
 def of_another_login(logout: Any) -> None:
@@ -47,7 +51,11 @@ def positive(case: Any, location: str) -> bool:
     return any(name.value == location and part.mode.is_positive for name, part in parts.items())
 
 
-MADE = {UPLOAD: never_used, "POST /api/keys": still_ahead, "POST /logout": of_another_login}
+MADE = {
+    UPLOAD: never_used,  # media
+    "POST /api/keys": still_ahead,
+    "POST /logout": of_another_login,
+}
 
 
 @schemathesis.hook
@@ -56,6 +64,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         make(case)
 
 
+# media: from here
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
     """A form has words alone: a title that is null arrives as the word. schemathesis knows that,
@@ -68,3 +77,6 @@ def only_types(form: dict[str, Any]) -> bool:
     """Whether a word stands where another type was meant to offend."""
     title, public = form.get("title", ""), form.get("public", False)
     return not isinstance(title, str) or not isinstance(public, bool)
+
+
+# media: to here

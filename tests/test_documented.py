@@ -242,7 +242,7 @@ def test_a_problem_tells_of_the_header_that_goes_with_it(
 def test_every_operation_has_a_name_to_call_it_by(schema: dict[str, Any]) -> None:
     names = [operation["operationId"] for *_, operation in operations(schema)]
     assert all(name.isidentifier() for name in names)
-    assert {"upload", "list_media", "log_in", "create_key"} <= set(names)
+    assert {"log_in", "list_keys", "create_key"} <= set(names)
     assert len(set(names)) == len(names)
 
 
@@ -259,7 +259,7 @@ def test_every_link_leads_to_an_operation_and_names_its_parameters(schema: dict[
         if "parameters" in operation
     }
     links = [link for *_, answer in answers(schema) for link in answer.get("links", {}).values()]
-    assert len(links) > 10
+    assert "delete_key" in {link["operationId"] for link in links}
     for link in links:
         assert set(link["parameters"]) <= known[link["operationId"]]
 

@@ -17,10 +17,16 @@ SCHEMA = create_app(Settings(secret_key="k" * 40)).api.openapi()
 
 
 async def paths_of(api: Api) -> tuple[dict[str, str], dict[str, str]]:
-    """The headers of somebody with an item, and what stands in paths for its parameters."""
+    """The headers of somebody who has one of everything, and what stands in paths for it."""
     headers = await api.signed_in()
+    wanted = {"name": "backup", "scopes": ["read"]}
+    key = (await api.client.post("/api/keys", headers=headers, json=wanted)).json()
+    values = {"key_id": key["id"]}
+    # media: from here
     item = await api.done(headers, (await api.upload(headers))["id"])
-    return headers, {"item_id": item["id"], "name": item["filename"], "key_id": item["id"]}
+    values |= {"item_id": item["id"], "name": item["filename"]}
+    # media: to here
+    return headers, values
 
 
 def operations(*methods: str) -> list[str]:
@@ -56,20 +62,24 @@ async def test_options_is_405_and_names_the_methods(embedded_api: Api, path: str
     assert set(answer.headers["allow"].split(", ")) == described | read
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_a_body_that_nobody_asked_for_is_ignored(embedded_api: Api, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/api/accounts/me"), ("DELETE", "/api/keys/{key_id}")]
+)
+async def test_a_body_that_nobody_asked_for_is_ignored(
+    embedded_api: Api, method: str, path: str
+) -> None:
     headers, values = await paths_of(embedded_api)
-    path = f"/api/media/{values['item_id']}"
     body = {"content": b"{", "headers": {**headers, "Content-Type": "text/plain"}}
-    answer = await embedded_api.client.request(method, path, **body)
+    answer = await embedded_api.client.request(method, path.format(**values), **body)
     assert answer.is_success
 
 
 async def test_a_large_body_that_nobody_asked_for_is_413(embedded_api: Api) -> None:
-    answer = await embedded_api.client.request("GET", "/api/public/media", content=b"x" * 70_000)
+    answer = await embedded_api.client.request("GET", "/api/accounts/me", content=b"x" * 70_000)
     assert_problem(answer, 413)
 
 
+# media: from here
 @pytest.mark.parametrize(
     ("query", "status"),
     [
@@ -103,12 +113,19 @@ async def test_a_query_is_read_like_this(embedded_api: Api, query: str, status: 
         assert_problem(answer, status)
 
 
+# media: to here
+
+
 @pytest.mark.parametrize(
     "path", ["%zz", "%", "%2", "%00", "%ff", "%c0%80", "%2f", "..%2f", "a%0d%0ab", "\U0001f600"]
 )
 async def test_an_odd_path_is_a_problem(embedded_api: Api, path: str) -> None:
     headers, values = await paths_of(embedded_api)
-    for before in ("/", "/api/media/", f"/media/{values['item_id']}/"):
+    for before in (
+        "/",
+        f"/api/keys/{values['key_id']}/",
+        *("/api/media/", f"/media/{values['item_id']}/"),  # media
+    ):
         answer = await embedded_api.client.get(before + path, headers=headers)
         assert answer.status_code in (404, 422)
         assert_problem(answer, answer.status_code)
@@ -152,6 +169,6 @@ async def test_what_is_no_token_is_401(
     embedded_api: Api, authorization: str, challenge: str
 ) -> None:
     headers = {"Authorization": authorization.encode()}
-    answer = await embedded_api.client.get("/api/media", headers=headers)
+    answer = await embedded_api.client.get("/api/accounts/me", headers=headers)
     assert_problem(answer, 401)
     assert answer.headers["www-authenticate"] == challenge

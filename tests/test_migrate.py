@@ -156,7 +156,7 @@ revision = "later"
 down_revision = "{head}"
 
 def upgrade() -> None:
-    op.add_column("media_items", sa.Column("more", sa.Text()))
+    op.add_column("accounts", sa.Column("more", sa.Text()))
 """
 
 
@@ -173,13 +173,13 @@ async def test_a_table_that_is_being_read_holds_nobody_up(
     settings = Settings(database_url=database_url)
     async with open_database(settings) as database:
         async with database.transaction() as backup:
-            await backup.execute(text("LOCK TABLE media_items IN ACCESS SHARE MODE"))
+            await backup.execute(text("LOCK TABLE accounts IN ACCESS SHARE MODE"))
             migrating = asyncio.create_task(migrate(settings))
             while "migration_waits_for_lock" not in [line["message"] for line in log_lines]:
                 assert not migrating.done()
                 await asyncio.sleep(0.02)
             async with database.reading() as connection:
-                await connection.execute(text("SELECT count(*) FROM media_items"))
+                await connection.execute(text("SELECT count(*) FROM accounts"))
         assert await migrating == (HEAD, "later")
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nginx import RENDER, TEMPLATE, render
 from servers import clean_environment
-from service import middleware
+from service import exchange, middleware
 from service.fields import Size
 from service.settings import Settings
 
@@ -437,7 +437,7 @@ def test_public_answers_are_kept_for_days(rendered: Render) -> None:
 
 
 def test_request_ids_are_those_of_the_service() -> None:
-    assert middleware.WELL_FORMED_ID.pattern.decode() in TEMPLATE.read_text()
+    assert exchange.WELL_FORMED_ID.pattern.decode() in TEMPLATE.read_text()
 
 
 def test_it_needs_an_output() -> None:

@@ -19,17 +19,21 @@ pytestmark = pytest.mark.anyio
 
 ITEM = str(uuid4())
 READING = [
-    *("/", "/docs", "/openapi.json", "/confirm", "/reset", "/api/media", "/api/public/media"),
-    *(f"/api/media/{ITEM}", f"/media/{ITEM}/a.jpg", f"/media/{ITEM}/thumbnail", "/static/a.css"),
+    *("/", "/docs", "/openapi.json", "/confirm", "/reset", "/static/a.css"),
+    *("/api/media", "/api/public/media", f"/api/media/{ITEM}"),  # media
+    *(f"/media/{ITEM}/a.jpg", f"/media/{ITEM}/thumbnail"),  # media
     *("/api/keys", "/api/accounts/me", "/health", "/health/live", "/health/detailed", "/metrics"),
 ]
 JSON_ROUTES = [
     *(("POST", "/api/accounts"), ("POST", "/api/accounts/confirm"), ("POST", "/api/keys")),
     *(("POST", "/api/accounts/password/forgot"), ("POST", "/api/accounts/password/reset")),
-    ("PATCH", f"/api/media/{ITEM}"),
+    ("PATCH", f"/api/media/{ITEM}"),  # media
 ]
 NAMES = ["email", "password", "token", "name", "scopes", "expires_at", "title", "public"]
-FORM_ROUTES = ["/login", "/confirm", "/reset", "/api/media"]
+FORM_ROUTES = [
+    *("/login", "/confirm", "/reset"),
+    "/api/media",  # media
+]
 HEADERS = [
     *("authorization", "range", "if-range", "if-match", "if-none-match", "idempotency-key"),
     *("content-type", "accept", "cookie", "traceparent", "x-request-id", "x-forwarded-for"),
@@ -129,7 +133,7 @@ objects = st.dictionaries(st.sampled_from(NAMES) | texts, json_values, max_size=
 
 
 @given(route=st.sampled_from(JSON_ROUTES), body=objects | bodies | octets)
-@example(("PATCH", f"/api/media/{ITEM}"), b'{"\\ud800": 1}')
+@example(("PATCH", f"/api/media/{ITEM}"), b'{"\\ud800": 1}')  # media
 @example(("POST", "/api/accounts"), b"[" * 60_000)
 @example(("POST", "/api/accounts"), b'{"email":' * 7000)
 @example(("POST", "/api/keys"), b"9" * 60_000)
@@ -217,6 +221,7 @@ async def test_any_multipart(
     await send("POST", path, [("content-type", content_type)], body[:cut], body[cut:])
 
 
+# media: from here
 well_formed_parts = st.tuples(dispositions, octets).map(
     lambda part: b"--x\r\nContent-Disposition: %b\r\n\r\n%b\r\n" % part
 )
@@ -249,6 +254,8 @@ async def test_any_upload_that_is_accepted_can_be_read_again(
         assert (await send("DELETE", url)).status == 204
 
 
+# media: to here
+
 tokens = field_values | st.sampled_from(PIECES).map(
     lambda piece: b"key_" + piece.encode("utf-8", "replace") * 43
 )
@@ -261,8 +268,8 @@ tokens = field_values | st.sampled_from(PIECES).map(
 async def test_any_bearer_token_is_a_stranger(send: Sender, scheme: bytes, token: bytes) -> None:
     given_header = [("authorization", scheme + b" " + token)]
     for method, path in (
-        *(("GET", "/api/media"), ("POST", "/api/media"), ("GET", "/api/keys"), ("POST", "/logout")),
-        ("GET", "/health/detailed"),
+        *(("GET", "/api/media"), ("POST", "/api/media")),  # media
+        *(("GET", "/api/keys"), ("POST", "/logout"), ("GET", "/health/detailed")),
     ):
         answer = await send(method, path, given_header)
         assert answer.status in (401, 404)

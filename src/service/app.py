@@ -45,7 +45,7 @@ TITLE = "service"
 DESCRIPTION = "A small media library: accounts, uploads and their previews."
 TAGS = [
     {"name": "accounts", "description": "Accounts, logins and API keys"},
-    {"name": "media", "description": "Uploads, their previews and what is public"},
+    {"name": "media", "description": "Uploads, their previews and what is public"},  # media
 ]
 
 OpenResources = Callable[[Settings, Health], AbstractAsyncContextManager[Resources]]

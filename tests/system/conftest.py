@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from deployments import Deployment, Person, migrate, working
@@ -112,3 +113,17 @@ def person(deployment: Deployment, request: pytest.FixtureRequest) -> Iterator[P
     person = Person(deployment, f"{name[-60:].strip('-')}@example.org")
     with person.client:
         yield person
+
+
+@pytest.fixture
+def member(person: Person) -> Person:
+    """Somebody with a confirmed account who is logged in."""
+    person.join()
+    return person
+
+
+@pytest.fixture
+def stranger(deployment: Deployment) -> Iterator[httpx.Client]:
+    """Somebody without an account."""
+    with httpx.Client(base_url=deployment.web.url, timeout=30) as client:
+        yield client

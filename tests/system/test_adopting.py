@@ -18,13 +18,27 @@ pytestmark = pytest.mark.timeout(3600)
 
 PAGE = ROOT / "docs" / "adopting.md"
 OF_MEDIA = r"service\.media|/(api|api/public|ws)/media|media_items|media\.process|# media\b"
+OPENAPI = """
+from service.app import create_app
+from service.settings import Settings
+print(create_app(Settings(secret_key="k" * 40)).api.openapi())
+"""
+# All modules of the benchmarks, some of which are imported by what they start.
+BENCHMARKS = """
+import importlib, pkgutil, sys
+sys.path.insert(0, "tests")
+import bench
+for module in pkgutil.iter_modules(bench.__path__, "bench."):
+    importlib.import_module(module.name)
+"""
 OUTSIDE = ("--", ".", ":!docs", ":!README.md")  # pages are rewritten by hand
-# `service migrate` on both databases, wiring, errors, OpenAPI, and a walk through real processes.
+# `service migrate` on both databases, wiring, errors, OpenAPI, and walks through real processes.
 CHOSEN = (
     *("tests/test_migrate.py", "tests/test_documented.py", "tests/test_errors.py"),
     *("tests/test_app.py", "tests/test_pages.py", "tests/test_jobs.py", "tests/test_outbox.py"),
+    *("tests/test_edges.py", "tests/test_fanout.py"),
     *("tests/accounts/test_keys.py", "tests/accounts/test_registration.py"),
-    "tests/system/test_walkthrough.py",
+    *("tests/system/test_walkthrough.py", "tests/system/test_api_lines.py"),
 )
 TESTS = os.environ.get("DRILL_TESTS", " ".join(CHOSEN)).split()
 
@@ -56,6 +70,12 @@ def test_nothing_of_the_media_library_is_left(stripped: Copy) -> None:
     assert found.stdout == ""
     missing = stripped.python("-c", "import service.media", check=False)
     assert "No module named 'service.media'" in missing.stderr
+    assert "media" not in stripped.python("-c", OPENAPI).stdout
+
+
+def test_the_rest_can_be_imported(stripped: Copy) -> None:
+    stripped.python("-m", "pytest", "--collect-only", "-q")
+    stripped.python("-c", BENCHMARKS)
 
 
 def test_the_rest_passes_its_tests(stripped: Copy) -> None:
@@ -66,4 +86,6 @@ def test_a_slice_of_ones_own_passes_the_checks_and_its_tests(stripped: Copy) -> 
     for block in section(PAGE, "Write your own slice"):
         stripped.follow(block)
     models = "tests/test_migrate.py::test_the_models_are_what_the_migrations_make"
-    stripped.python("-m", "pytest", "-q", models, "tests/test_documented.py")
+    stripped.python("-m", "pytest", "-q", models, "tests/test_documented.py", "tests/test_edges.py")
+    # All that OpenAPI allows is asked of it.
+    stripped.python("-m", "pytest", "-q", "tests/system/test_schema.py", "-k", "embedded")

@@ -10,6 +10,7 @@ from service.accounts.sessions import SocketAccount
 from service.documented import answers, problems
 from service.errors import ServiceError
 from service.media.live import Live
+from service.routing import readable
 
 router = APIRouter(tags=["media"])
 
@@ -27,7 +28,8 @@ class UpgradeNeeded(ServiceError):
         super().__init__("This is a WebSocket.")
 
 
-@router.get(
+@readable(
+    router,
     PATH,
     status_code=101,
     response_class=Response,
