@@ -1,6 +1,6 @@
 """`make chaos`: every part, as a table each and in bench/chaos.json.
 
-usage: python -m chaos [--short] [--only TEXT] [part ...]
+usage: python -m chaos [--short] [--only TEXT] [--events NUMBER] [part ...]
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="part")
     parser.add_argument("--short", action="store_true", help="a few events each, and no rival")
     parser.add_argument("--only", default="", help="scenarios whose name holds this text")
+    parser.add_argument("--events", type=int, help="in each scenario")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or what was started is left behind
     os.environ["PYTHONPATH"] = f"{ROOT}/src{os.pathsep}{ROOT}"
@@ -32,7 +33,8 @@ def main(arguments: list[str]) -> int:
     with open_servers() as servers:
         for name in options.parts or parts:
             began = time.monotonic()
-            results[name] = parts[name](servers, short=options.short, only=options.only)
+            chosen = {"short": options.short, "only": options.only, "count": options.events}
+            results[name] = parts[name](servers, **chosen)
             print(f"\n{name}, in {time.monotonic() - began:.0f} s\n{show(results[name])}")
     if not arguments:
         write(results, ROOT / "bench" / "chaos.json")

@@ -3,6 +3,7 @@ the servers behind them. Each part can be stopped, killed and started by itself.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -169,6 +170,14 @@ class Stack:
     def workers_replaced(self) -> int:
         """Web workers beyond those of the beginning."""
         return sum(instance.workers_started - WORKERS for instance in self.instances)
+
+    @property
+    def errors(self) -> list[str]:
+        """What the service's processes logged as errors, and how their tracebacks end."""
+        logs = [instance.web.log for instance in self.instances] + [self.worker.log]
+        lines = [line for log in logs for line in log.splitlines() if line.startswith("{")]
+        found = [line for line in map(json.loads, lines) if line["level"] in ("error", "critical")]
+        return [f"{line['message']}: {line.get('exception', '')[-300:]}" for line in found]
 
     def route_to(self, instances: list[Instance]) -> None:
         """Make nginx use these alone."""

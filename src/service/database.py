@@ -12,7 +12,6 @@ from typing import Any
 from weakref import WeakSet
 
 import aiosqlite
-import asyncpg
 from sqlalchemy import (
     URL,
     DateTime,
@@ -33,6 +32,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import QueuePool
 
+from service import driver
 from service.database_errors import connecting, translate
 from service.database_url import engine_url
 from service.settings import Settings
@@ -76,17 +76,6 @@ class PoolExhausted(Exception):
     """Requests hold every connection of the pool."""
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Says goodbye without waiting, also where a statement was given up or cancelled.
-
-    asyncpg would wait for an answer, which never comes from a server that is frozen. What such a
-    statement does meanwhile ends at its statement_timeout.
-    """
-
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        self.terminate()
-
-
 def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
     milliseconds = str(int(settings.database_statement_timeout_seconds * 1000))
     engine = create_async_engine(
@@ -98,7 +87,7 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,  # or errors print them: password hashes, tokens
         connect_args={
-            "connection_class": _Connection,
+            "connection_class": driver.Connection,
             "timeout": settings.database_connect_timeout_seconds,
             # The server ends a long statement; this ends the wait for a server that does not.
             "command_timeout": settings.database_statement_timeout_seconds + 0.5,

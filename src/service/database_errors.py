@@ -93,7 +93,9 @@ def _on_error(context: ExceptionContext) -> BaseException | None:
     if context.sqlalchemy_exception is not None:
         _strip_values(context.sqlalchemy_exception)
     # A driver's TimeoutError, for a server that does not answer, is a disconnect to SQLAlchemy.
-    return _unavailable(error) if context.is_disconnect or is_away(error) else None
+    # A transaction that a migration came in the way of can be done again.
+    again = isinstance(root(error), asyncpg.InvalidCachedStatementError)
+    return _unavailable(error) if context.is_disconnect or is_away(error) or again else None
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailable:
