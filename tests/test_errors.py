@@ -211,6 +211,7 @@ async def test_an_unusable_json_body_is_a_problem(
     assert SECRET not in answer.text
 
 
+# media: from here
 async def test_of_thousands_of_mistakes_some_are_told(embedded_api: Api) -> None:
     """An answer is not many times as long as what it answers."""
     body = {f"{number:x}": 1 for number in range(7000)}
@@ -219,6 +220,9 @@ async def test_of_thousands_of_mistakes_some_are_told(embedded_api: Api) -> None
     answer = await embedded_api.client.patch(url, json=body, headers=bearer)
     assert len(assert_problem(answer, 422)["errors"]) == 20
     assert len(answer.content) < 5000
+
+
+# media: to here
 
 
 async def test_a_lone_surrogate_in_a_token_is_refused(embedded_api: Api) -> None:

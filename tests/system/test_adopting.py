@@ -86,6 +86,6 @@ def test_a_slice_of_ones_own_passes_the_checks_and_its_tests(stripped: Copy) -> 
     for block in section(PAGE, "Write your own slice"):
         stripped.follow(block)
     models = "tests/test_migrate.py::test_the_models_are_what_the_migrations_make"
-    stripped.python("-m", "pytest", "-q", models, "tests/test_documented.py", "tests/test_edges.py")
+    stripped.python("-m", "pytest", "-q", models, "tests/test_documented.py")
     # All that OpenAPI allows is asked of it.
     stripped.python("-m", "pytest", "-q", "tests/system/test_schema.py", "-k", "embedded")
