@@ -5,12 +5,13 @@ The same is done to a stock Uvicorn worker behind a tutorial's nginx, which is h
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from chaos import events, stock
 from chaos.audit import Audit, audit
 from chaos.load import Load
-from chaos.stack import Servers, Stack, new_stack
+from chaos.stack import Kind, Servers, Stack, new_stack
 from chaos.table import Row
 from servers import ROOT
 
@@ -21,6 +22,7 @@ OFTEN = {"MAX_REQUESTS": "60", "MAX_REQUESTS_JITTER": "30"}
 NOW_AND_THEN = {"MAX_REQUESTS": "200", "MAX_REQUESTS_JITTER": "100"}
 IMPATIENT = {"WORKER_TIMEOUT_SECONDS": "3", "PYTHONPATH": f"{ROOT}/src:{ROOT}/tests/system"}
 SLOW = {"CHAOS_START_SECONDS": "5"}
+SLOW_CONFIG = Path(__file__).with_name("slow_start.py")
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,23 @@ def deploys(servers: Servers, *, short: bool, only: str, count: int | None) -> l
 
 
 def _stack(scenario: Scenario, servers: Servers, name: str, *, rival: bool) -> Stack:
+    kind = stock.KIND if rival else Kind()
+    if scenario.act is events.start_slowly:
+        slow = {"CHAOS_CONFIG": str(kind.config)}
+        kind = replace(kind, config=SLOW_CONFIG, environment={**kind.environment, **slow})
     app = ("blocking_app:create_app()",) if scenario.act is events.block else ()
-    common = {"environment": scenario.environment, "tcp": scenario.tcp, "arguments": app}
-    if rival:
-        return new_stack(servers, name, **common, **stock.RIVAL)
-    return new_stack(servers, name, **common)
+    more = {"tcp": scenario.tcp, "arguments": app}
+    return new_stack(servers, name, kind, environment=scenario.environment, **more)
 
 
 def _run(scenario: Scenario, servers: Servers, name: str, count: int, *, rival: bool) -> Row:
     stack = _stack(scenario, servers, name, rival=rival)
+    act = events.restart if rival and scenario.tcp else scenario.act  # no tutorial tells nginx
     try:
         stack.start()
         load = Load(name, stack.url, stack.bearer.header, stack.nginx.tls(), clients=CLIENTS)
         with load.running():
-            scenario.act(stack, count)
+            act(stack, count)
         return _row(scenario, stack, load, audit(stack, load), count, rival=rival)
     finally:
         stack.stop()

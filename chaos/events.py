@@ -79,7 +79,7 @@ def block(stack: Stack, count: int) -> None:
 
 def start_slowly(stack: Stack, count: int) -> None:
     """Reloads and restarts of instances whose workers need long to start."""
-    restarts = count // 4
+    restarts = count // 5
     _on_both(stack, reload_one, count - restarts)
     restart(stack, restarts)
 

@@ -1,12 +1,11 @@
-"""The shipped Gunicorn configuration, with workers that take CHAOS_START_SECONDS to start."""
+"""The configuration in CHAOS_CONFIG, with workers that take CHAOS_START_SECONDS to start."""
 
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-shipped = Path(__file__).resolve().parents[1] / os.environ["CHAOS_CONFIG"]
-exec(compile(shipped.read_text(), str(shipped), "exec"))
+exec(compile(Path(os.environ["CHAOS_CONFIG"]).read_text(), os.environ["CHAOS_CONFIG"], "exec"))
 _post_worker_init = globals().get("post_worker_init", lambda worker: None)
 
 

@@ -200,6 +200,15 @@ class Stack:
         self.worker.stop(signal.SIGTERM)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """How web and nginx are configured: as they are shipped, or as others do it."""
+
+    config: Path = Web.config
+    nginx_class: type[Nginx] = Nginx
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 def upstream(instances: list[Instance]) -> str:
     return " ".join(instance.web.environment["BIND"] for instance in instances)
 
@@ -207,18 +216,17 @@ def upstream(instances: list[Instance]) -> str:
 def new_stack(
     servers: Servers,
     name: str,
+    kind: Kind,
     *,
     environment: Mapping[str, str],
     tcp: bool = False,
     arguments: tuple[str, ...] = (),
-    config: Path = Web.config,
-    nginx_class: type[Nginx] = Nginx,
 ) -> Stack:
     """A stack that is not started; `environment` is that of the web instances."""
     directory = servers.directory / name
     url = servers.new_database(name.replace("-", "_"))
-    kind = "image" if available("image") else "installed"
-    nginx = nginx_class(directory, kind, OPEN, name="localhost")
+    newest = "image" if available("image") else "installed"
+    nginx = kind.nginx_class(directory, newest, OPEN, name="localhost")
     run, media = nginx.folder("run"), nginx.folder("media")
     common = SHIPPED | {
         "DATABASE_URL": url,
@@ -233,10 +241,10 @@ def new_stack(
     }
     instances = []
     for number in (1, 2):
-        web = Web(directory / f"web-{number}", config=config, arguments=arguments)
+        web = Web(directory / f"web-{number}", config=kind.config, arguments=arguments)
         bind = f"127.0.0.1:{web.port}" if tcp else f"unix:{run}/web-{number}.sock"
         own = {"BIND": bind, "PIDFILE": str(web.directory / "pid")}
-        web.environment = common | own | dict(environment)
+        web.environment = {**common, **own, **kind.environment, **environment}
         instances.append(Instance(web))
     nginx.environment = {**OPEN, "UPSTREAM": upstream(instances)}
     worker = Worker(directory / "worker", common, tuple(service_command("worker")))

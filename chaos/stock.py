@@ -1,8 +1,8 @@
 """The rival: a stock Uvicorn worker under Gunicorn's defaults, behind the nginx of a tutorial."""
 
 from pathlib import Path
-from typing import Any
 
+from chaos.stack import Kind
 from nginx import Nginx
 from servers import make_certificate
 
@@ -75,4 +75,4 @@ class TutorialNginx(Nginx):
         self.config.write_text(text)
 
 
-RIVAL: dict[str, Any] = {"config": CONFIG, "nginx_class": TutorialNginx}
+KIND = Kind(CONFIG, TutorialNginx, {"X_ACCEL_REDIRECT": "false"})
