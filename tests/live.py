@@ -18,7 +18,10 @@ from sockets import connecting
 PATH = "/ws/media"
 
 
-def listening(port: int, headers: Headers, cursor: str | None = None, **more: Any) -> connect:
+START = "0"  # nothing was told yet
+
+
+def listening(port: int, headers: Headers, cursor: str | None = START, **more: Any) -> connect:
     """A client's connection, to be awaited or used in `async with`."""
     return connecting(port, path(cursor), headers, **more)
 
@@ -58,7 +61,7 @@ class Follower:
         """`port` is asked before each attempt."""
         self.headers = headers
         self.port = port
-        self.cursor: str | None = None
+        self.cursor = START
         self.messages: list[dict[str, Any]] = []
         self.codes: list[int] = []
         self.refusals: list[int] = []

@@ -93,16 +93,19 @@ async def test_a_client_that_comes_back_is_told_what_it_missed_and_nothing_else(
     assert found == [(kept["id"], "received"), (removed["id"], "deleted")]
 
 
-async def test_without_a_cursor_it_begins_with_the_last_minute(live: Live) -> None:
-    """Whoever lists first and connects then misses nothing in between."""
+async def test_without_a_cursor_it_begins_by_saying_to_list(live: Live) -> None:
+    """With a cursor to come back with, also where nothing ever changed."""
     api, port = live
     bearer = await api.signed_in()
-    await api.upload(bearer)
-    await age(api, seconds=90)
-    recent = await api.upload(bearer)
-    async with listening(port, bearer) as socket:
-        assert (await told(socket))["id"] == recent["id"]
+    reset = {"id": None, "status": "reset", "progress": None}
+    async with listening(port, bearer, None) as socket:
+        assert await told(socket) == reset | {"cursor": "0"}
+    item = await api.upload(bearer)
+    async with listening(port, bearer, None) as socket:
+        assert await told(socket) == reset | {"cursor": "1"}
         assert await nothing_more(socket)
+    async with listening(port, bearer, "0") as socket:
+        assert (await told(socket))["id"] == item["id"]
 
 
 async def test_more_changes_than_are_read_at_once_all_arrive(

@@ -23,9 +23,6 @@ from service.resources import Resources
 FORGET = "media.forget"
 FORGET_SECONDS = 24 * 3600
 DELETIONS_KEPT = timedelta(days=7)
-# Without a cursor a socket begins with what changed since then: between a client's list and its
-# socket lies less.
-RECENT = timedelta(minutes=1)
 BATCH = 500
 
 
@@ -79,33 +76,23 @@ def _statements(database: Database) -> tuple[Executable, Executable]:
 
 
 _POSITION = Lookup(
-    select(
-        MediaRevision.latest,
-        MediaRevision.forgotten,
-        select(MediaChange.revision)
-        .where(
-            MediaChange.account_id == bindparam("account_id"),
-            MediaChange.recorded_at < bindparam("recent"),
-        )
-        .order_by(MediaChange.revision.desc())
-        .limit(1)
-        .scalar_subquery(),
-    ).where(MediaRevision.account_id == bindparam("account_id"))
+    select(MediaRevision.latest, MediaRevision.forgotten).where(
+        MediaRevision.account_id == bindparam("account_id")
+    )
 )
 
 
 async def start(resources: Resources, account_id: UUID, cursor: int | None) -> tuple[int, bool]:
-    """(the revision to go on from, whether what came before it has to be listed anew).
+    """(the revision to go on from, whether all up to it has to be listed anew).
 
-    The latter where deletions since the cursor are forgotten, or where it is of a database that
-    a backup has replaced.
+    The latter without a cursor, where deletions since the cursor are forgotten, and where it is of
+    a database that a backup has replaced.
     """
-    recent = datetime.now(UTC) - RECENT
-    row = await _POSITION.one(resources.database, account_id=account_id, recent=recent)
-    latest, forgotten, before_recent = row or (0, 0, 0)
-    if cursor is not None and forgotten <= cursor <= latest:
-        return cursor, False
-    return max(forgotten, before_recent or 0), cursor is not None
+    row = await _POSITION.one(resources.database, account_id=account_id)
+    latest, forgotten = row or (0, 0)
+    if cursor is None or not forgotten <= cursor <= latest:
+        return latest, True
+    return cursor, False
 
 
 _SINCE = Lookup(
