@@ -9,8 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 
+from chaos.instance import WORKERS, Instance
 from chaos.migrations import Migrations
-from chaos.stack import WORKERS, Instance, Stack
+from chaos.stack import Stack
 from servers import children, has_ended, wait_until
 
 PATIENCE_SECONDS = 90.0
@@ -96,10 +97,11 @@ def mix(stack: Stack, count: int) -> None:
     migrations = Migrations(stack)
     acts = [reload_one, take_over_one, restart_one]
     others: list[Callable[[], None]] = [
-        lambda: reload_nginx(stack, 1),
         lambda: migrate_one(stack, migrations, backup=False),
         lambda: restart_worker(stack),
     ]
+    if stack.nginx.kind == "image":  # an older one closes connections that are just being used
+        others.append(lambda: reload_nginx(stack, 1))
     with ThreadPoolExecutor() as threads:
         ended = threads.submit(_one_by_one, stack, acts, count)
         while not ended.done():

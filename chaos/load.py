@@ -28,10 +28,10 @@ LARGE_BYTES = 1_500_000  # more than the app keeps in memory
 
 
 def content(number: int) -> bytes:
-    """The bytes of an upload: of twenty one is large, and four are pictures."""
-    if number % 20 == 0:
+    """The bytes of an upload: of twenty one is large, and one a picture."""
+    if number % 20 == 10:
         return random.Random(number).randbytes(LARGE_BYTES)
-    if number % 5 == 1:
+    if number % 20 == 1:
         color = (number % 256, number // 256 % 256, 128)
         out = io.BytesIO()
         Image.new("RGB", (40, 30), color).save(out, "PNG")

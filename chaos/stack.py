@@ -9,14 +9,14 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import httpx2 as httpx
 from bench.account import Bearer
 
+from chaos.instance import WORKERS, Instance
 from mail_server import MailServer, mail_server
 from nginx import Nginx, available
 from nginx_checks import OPEN
@@ -25,18 +25,13 @@ from servers import (
     RedisServer,
     Web,
     Worker,
-    children,
-    has_ended,
     run_service,
     running,
     service_command,
-    wait_until,
 )
 
 # What production ships with, where the tests of single parts are in a hurry.
 SHIPPED = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "30", "ACCESS_LOG": "false"}
-WORKERS = 2  # of each instance
-READY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,62 +67,6 @@ def open_servers() -> Iterator[Servers]:
             yield servers
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-@dataclass
-class Instance:
-    """Gunicorn with its workers. Its master may change: a new one can take over (USR2)."""
-
-    web: Web
-
-    def start(self) -> Instance:
-        self.web.start(wait=None)
-        return self.wait_until_ready()
-
-    def wait_until_ready(self) -> Instance:
-        wait_until(self._complete, seconds=READY_SECONDS, every=0.1)
-        return self
-
-    def _complete(self) -> bool:
-        with suppress(OSError, ValueError, httpx.HTTPError):
-            return len(self.workers()) == WORKERS and self.ask("/health/ready").status_code == 200
-        return False
-
-    def ask(self, path: str) -> httpx.Response:
-        """The answer to a GET, not through nginx."""
-        bind = self.web.environment["BIND"]
-        path_of_socket = bind.removeprefix("unix:") if bind.startswith("unix:") else None
-        with httpx.Client(transport=httpx.HTTPTransport(uds=path_of_socket)) as client:
-            return client.get(self.web.url + path, timeout=5)
-
-    @property
-    def pidfile(self) -> Path:
-        return self.web.directory / "pid"
-
-    @property
-    def master(self) -> int:
-        return int(self.pidfile.read_text())
-
-    def workers(self) -> list[int]:
-        return children(self.master)
-
-    @property
-    def workers_started(self) -> int:
-        return self.web.log.count("Booting worker with pid")
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.master, number)
-
-    def stop(self, number: int = signal.SIGTERM, *, seconds: float = 60) -> None:
-        """Nothing happens where it does not run."""
-        try:
-            master = self.master
-            os.kill(master, number)
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        if self.web.process and self.web.process.pid == master:
-            self.web.process.wait(seconds)
-        wait_until(lambda: has_ended(master), seconds=seconds, every=0.05)
 
 
 @dataclass
