@@ -32,12 +32,12 @@ for module in pkgutil.iter_modules(bench.__path__, "bench."):
     importlib.import_module(module.name)
 """
 OUTSIDE = ("--", ".", ":!docs", ":!README.md")  # pages are rewritten by hand
-# `service migrate` on both databases, wiring, errors, OpenAPI, and walks through real processes.
+MODELS = "tests/test_migrate.py::test_the_models_are_what_the_migrations_make"
+# Migrations, wiring, errors, OpenAPI, on both databases, and walks through real processes.
 CHOSEN = (
-    *("tests/test_migrate.py", "tests/test_documented.py", "tests/test_errors.py"),
+    *(MODELS, "tests/test_documented.py", "tests/test_errors.py", "tests/test_edges.py"),
     *("tests/test_app.py", "tests/test_pages.py", "tests/test_jobs.py", "tests/test_outbox.py"),
-    *("tests/test_edges.py", "tests/test_fanout.py"),
-    *("tests/accounts/test_keys.py", "tests/accounts/test_registration.py"),
+    *("tests/test_fanout.py", "tests/accounts/test_keys.py"),
     *("tests/system/test_walkthrough.py", "tests/system/test_api_lines.py"),
 )
 TESTS = os.environ.get("DRILL_TESTS", " ".join(CHOSEN)).split()
@@ -85,7 +85,6 @@ def test_the_rest_passes_its_tests(stripped: Copy) -> None:
 def test_a_slice_of_ones_own_passes_the_checks_and_its_tests(stripped: Copy) -> None:
     for block in section(PAGE, "Write your own slice"):
         stripped.follow(block)
-    models = "tests/test_migrate.py::test_the_models_are_what_the_migrations_make"
-    stripped.python("-m", "pytest", "-q", models, "tests/test_documented.py")
+    stripped.python("-m", "pytest", "-q", MODELS, "tests/test_documented.py", "tests/test_edges.py")
     # All that OpenAPI allows is asked of it.
     stripped.python("-m", "pytest", "-q", "tests/system/test_schema.py", "-k", "embedded")
