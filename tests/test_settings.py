@@ -32,6 +32,7 @@ PRODUCTION = {
     "MAIL_SERVER": "smtp.example.org",
     "ALLOWED_HOSTS": "api.example.org",
     "MEDIA_STORE_URL": "s3://bucket/prefix",
+    "MEDIA_STORE_PATH_STYLE": "false",
 }
 DOCUMENT = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -283,7 +284,9 @@ UNFIT = [
     ("HEALTH_STALE_SECONDS", "1"),
     ("X_ACCEL_REDIRECT", "true"),
     ("AWS_ENDPOINT_URL", "http://minio:9000"),
+    ("AWS_ENDPOINT_URL", "https://192.0.2.7:9000"),
     ("MEDIA_STORE_PUBLIC_URL", "http://media.example.org"),
+    ("MEDIA_STORE_PUBLIC_URL", "https://[2001:db8::7]"),
     ("AWS_ACCESS_KEY_ID", "AKID"),
     ("AWS_SECRET_ACCESS_KEY", "s3cret"),
     ("AWS_SESSION_TOKEN", "t0ken"),
@@ -323,17 +326,23 @@ def test_production_accepts(variable: str, value: str) -> None:
     assert problems({**PRODUCTION, variable: value}) == []
 
 
+# Above the worker timeout is for production alone to refuse, below the drain is not; and so is a
+# store without TLS, but not one of which no bucket can have a name.
+FOR_PRODUCTION_ALONE = (
+    ("SHUTDOWN_GRACE_SECONDS", "120"),
+    ("AWS_ENDPOINT_URL", "http://minio:9000"),
+    ("MEDIA_STORE_PUBLIC_URL", "http://media.example.org"),
+)
 ALWAYS_REFUSED = [rule.variables for rule in RULES if not rule.production_only]
 
 
 @pytest.mark.parametrize(("variable", "value"), UNFIT)
 def test_development_accepts_all_but_contradictions(variable: str, value: str) -> None:
     expected_blame = [variable] if any(variable in names for names in ALWAYS_REFUSED) else []
-    # Above the worker timeout is for production alone to refuse, below the drain is not.
-    if (variable, value) == ("SHUTDOWN_GRACE_SECONDS", "120"):
+    if (variable, value) in FOR_PRODUCTION_ALONE:
         expected_blame = []
 
-    store = {"MEDIA_STORE_URL": PRODUCTION["MEDIA_STORE_URL"]}
+    store = {name: PRODUCTION[name] for name in ("MEDIA_STORE_URL", "MEDIA_STORE_PATH_STYLE")}
     environ = {"SECRET_KEY": KEY, "MAIL_SERVER": "", **store, variable: value}
 
     assert blamed(environ) == expected_blame
@@ -349,6 +358,11 @@ def test_development_accepts_all_but_contradictions(variable: str, value: str) -
 )
 def test_the_service_itself_may_reach_the_store_without_tls(more: dict[str, str]) -> None:
     assert problems({**PRODUCTION, "AWS_ENDPOINT_URL": "http://minio:9000", **more}) == []
+
+
+def test_a_store_may_be_an_address_with_the_bucket_in_the_path() -> None:
+    environ = {**PRODUCTION, "AWS_ENDPOINT_URL": "https://192.0.2.7:9000"}
+    assert problems({**environ, "MEDIA_STORE_PATH_STYLE": "true"}) == []
 
 
 def test_nginx_may_send_the_files_of_the_folder() -> None:

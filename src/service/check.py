@@ -100,9 +100,11 @@ async def _storage(settings: Settings) -> list[Problem]:
         try:
             await storage.check()
         except StorageUnavailable as error:
-            if storage.folder is not None:
-                raise
-            return [_store_problem(settings, error)]
+            if storage.folder is None:
+                return [_store_problem(settings, error)]
+            given = type(root(error)).__name__
+            expected = "a folder that this user can write to"
+            return [Problem("UPLOAD_FOLDER", "connection", expected, given)]
     return []
 
 

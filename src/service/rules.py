@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from service.fields import url_password
 from service.sources import Problem, Sources
@@ -49,6 +50,21 @@ def _open_links(settings: Settings) -> bool:
     sent = settings.media_store_url and settings.media_store_redirect
     address = settings.media_store_public_url or settings.aws_endpoint_url
     return bool(sent) and address.startswith("http:")
+
+
+def _bucket_before_an_address(settings: Settings) -> bool:
+    """Whether the bucket's name would have to stand before numbers."""
+    urls = (settings.aws_endpoint_url, settings.media_store_public_url)
+    in_name = bool(settings.media_store_url) and settings.media_store_path_style is False
+    return in_name and any(_is_address(urlsplit(url).hostname or "") for url in urls)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _half_a_key(settings: Settings) -> bool:
@@ -127,6 +143,13 @@ RULES = (
         lambda s: s.x_accel_redirect and bool(s.media_store_url),
         "X_ACCEL_REDIRECT or MEDIA_STORE_URL, as nginx has only the files of UPLOAD_FOLDER",
         "both",
+        production_only=False,
+    ),
+    Rule(
+        ("AWS_ENDPOINT_URL", "MEDIA_STORE_PUBLIC_URL", "MEDIA_STORE_PATH_STYLE"),
+        _bucket_before_an_address,
+        "a host name where MEDIA_STORE_PATH_STYLE is false, as the bucket stands before it",
+        "an IP address",
         production_only=False,
     ),
     Rule(

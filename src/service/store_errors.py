@@ -14,7 +14,7 @@ MISSING = (NotFoundError, FileNotFoundError, NotADirectoryError, IsADirectoryErr
 CODE = re.compile("<Code>([A-Za-z0-9]{1,64})</Code>")
 # In obstore's dump, such as `kind: ConnectionRefused`, and of these the innermost.
 KIND = re.compile(r"(?:\bkind: |\bInvalidCertificate\(\s*)(\w+)")
-VAGUE = ("Connect", "Request", "Other", "InvalidData")
+VAGUE = ("Connect", "Request", "Other", "InvalidData", "Uncategorized")
 _KEY = ("AWS_ACCESS_KEY_ID", "a key that the object store knows")
 _POLICY = "a bucket whose policy lets this key get, put, delete and list (docs/operations.md)"
 # Code of S3: the variable to blame, what was expected, what was found. No retry mends these.
