@@ -127,6 +127,7 @@ def _row(
         "server": "stock" if rival else "service",
         "events": count,
         "workers replaced": stack.workers_replaced,
+        "seconds": round(load.seconds),
         "requests": load.requests,
         "uploads": len(load.accepted),
         "failed": len(load.failures),
