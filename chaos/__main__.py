@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="scenarios whose name holds this text")
     parser.add_argument("--events", type=int, help="in each scenario")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or what was started is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and what it started with it
     os.environ["PYTHONPATH"] = f"{ROOT}/src{os.pathsep}{ROOT}"
     results = {}
     with open_servers() as servers:

@@ -65,11 +65,11 @@ def deploys(servers: Servers, *, short: bool, only: str, count: int | None) -> l
     rows = []
     for rival in (False,) if short else (False, True):
         for number, scenario in enumerate(SCENARIOS):
-            often = RIVAL_EVENTS if rival else scenario.short if short else EVENTS
+            often = count or (RIVAL_EVENTS if rival else scenario.short if short else EVENTS)
             if only not in scenario.name or not often or _cannot(scenario):
                 continue
             name = f"{'stock' if rival else 'service'}{number}"
-            rows.append(_run(scenario, servers, name, count or often, rival=rival))
+            rows.append(_run(scenario, servers, name, often, rival=rival))
             print(", ".join(f"{k}: {v}" for k, v in rows[-1].items()), file=sys.stderr)
     return rows
 
@@ -127,6 +127,7 @@ def _row(
         "server": "stock" if rival else "service",
         "events": count,
         "workers replaced": stack.workers_replaced,
+        "seconds": round(load.seconds),
         "requests": load.requests,
         "uploads": len(load.accepted),
         "failed": len(load.failures),

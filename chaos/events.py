@@ -126,7 +126,7 @@ def reload_one(instance: Instance) -> None:
 
 def take_over_one(instance: Instance) -> None:
     old, workers = instance.master, instance.workers()
-    second = instance.pidfile.with_name(f"{instance.pidfile.name}.2")
+    second = instance.successor
     instance.send_signal(signal.SIGUSR2)
     wait_until(second.exists, seconds=PATIENCE_SECONDS)
     new = int(second.read_text())

@@ -14,6 +14,7 @@ from servers import Web, children, has_ended, wait_until
 
 WORKERS = 2
 READY_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 
 @dataclass
@@ -47,6 +48,11 @@ class Instance:
         return self.web.directory / "pid"
 
     @property
+    def successor(self) -> Path:
+        """Where a second master writes its process id until the first has ended."""
+        return self.pidfile.with_name(f"{self.pidfile.name}.2")
+
+    @property
     def master(self) -> int:
         """Its process id. Raises TimeoutError where none runs."""
         found: int = wait_until(self._read_pidfile, seconds=2)
@@ -67,13 +73,16 @@ class Instance:
     def send_signal(self, number: int) -> None:
         os.kill(self.master, number)
 
-    def stop(self, number: int = signal.SIGTERM, *, seconds: float = 60) -> None:
-        """Nothing happens where it does not run."""
-        try:
-            master = self.master
-            os.kill(master, number)
-        except (TimeoutError, ProcessLookupError):
-            return
-        if self.web.process and self.web.process.pid == master:
-            self.web.process.wait(seconds)
-        wait_until(lambda: has_ended(master), seconds=seconds, every=0.05)
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        master = self.master
+        os.kill(master, signal.SIGTERM)
+        wait_until(lambda: has_ended(master), seconds=STOP_SECONDS, every=0.05)
+
+    def end(self) -> None:
+        """At once, and also a master that was about to take over."""
+        for path in (self.pidfile, self.successor):
+            with suppress(FileNotFoundError, ValueError, ProcessLookupError):
+                os.kill(master := int(path.read_text()), signal.SIGQUIT)
+                wait_until(lambda pid=master: has_ended(pid), seconds=READY_SECONDS)
+        self.web.stop()

@@ -63,6 +63,7 @@ class Load:
     failures: list[Failure] = field(default_factory=list)
     requests: int = 0  # but for the repetitions of what failed
     slowest_seconds: float = 0.0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.url.startswith(("https://localhost:", "http://localhost:")), self.url
@@ -84,6 +85,7 @@ class Load:
             yield
         finally:
             self._stopping.set()
+            self.seconds = time.monotonic() - self._began
             thread.join(REPEATED_SECONDS + 2 * ANSWER_SECONDS)
         if errors:
             raise errors[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -135,7 +136,7 @@ class Stack:
     def stop(self) -> None:
         self.nginx.stop()
         for instance in self.instances:
-            instance.stop(signal.SIGQUIT)
+            instance.end()
         self.worker.stop(signal.SIGTERM)
 
 
@@ -163,7 +164,7 @@ def new_stack(
 ) -> Stack:
     """A stack that is not started; `environment` is that of the web instances."""
     directory = servers.directory / name
-    url = servers.new_database(name.replace("-", "_"))
+    url = servers.new_database(name)
     newest = "image" if available("image") else "installed"
     nginx = kind.nginx_class(directory, newest, OPEN, name="localhost")
     run, media = nginx.folder("run"), nginx.folder("media")
@@ -173,7 +174,7 @@ def new_stack(
         "MAIL_SERVER": "127.0.0.1",
         "MAIL_PORT": str(servers.mail.port),
         "MAIL_USE_TLS": "false",
-        "SECRET_KEY": Bearer().token,
+        "SECRET_KEY": secrets.token_urlsafe(32),
         "UPLOAD_FOLDER": str(media),
         "X_ACCEL_REDIRECT": "true",
         "WEB_CONCURRENCY": str(WORKERS),

@@ -12,6 +12,8 @@ Row = Mapping[str, object]
 
 def show(rows: Sequence[Row]) -> str:
     """As text; what is a list is left to the file."""
+    if not rows:
+        return "nothing to do"
     head = [name for name, value in rows[0].items() if not isinstance(value, list)]
     return aligned([head, *([str(row[name]) for name in head] for row in rows)])
 
