@@ -151,6 +151,7 @@ def test_everything_one_wants_to_see_is_there(web: Web) -> None:
         "service_event_loop_lag_seconds": "gauge",
         "service_jobs": "gauge",
         "service_worker_exits": "counter",
+        "service_websockets_open": "gauge",
         "service_worker_heartbeat_timestamp_seconds": "gauge",
     } | {name: kind for name, kind in types.items() if name.startswith("service_jobs_")}
     assert text.count("# HELP ") == len(types)

@@ -101,7 +101,7 @@ def test_servers_of_the_environment_are_used_with_a_worker_beside(
     try:
         run.url()
         assert "mode: this machine" in run.printed
-        assert any("service worker" in line for line in run.processes())
+        wait_until(lambda: any("service worker" in line for line in run.processes()))
     finally:
         run.stop()
     assert run.processes() == []
