@@ -6,7 +6,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 
 from chaos.instance import WORKERS, Instance
@@ -102,12 +101,11 @@ def mix(stack: Stack, count: int) -> None:
     ]
     if stack.nginx.kind == "image":  # an older one closes connections that are just being used
         others.append(lambda: reload_nginx(stack, 1))
-    with ThreadPoolExecutor() as threads:
-        ended = threads.submit(_one_by_one, stack, acts, count)
-        while not ended.done():
-            random.choice(others)()
-            time.sleep(BETWEEN_SECONDS)
-        ended.result()
+    ended = stack.threads.submit(_one_by_one, stack, acts, count)
+    while not ended.done():
+        random.choice(others)()
+        time.sleep(BETWEEN_SECONDS)
+    ended.result()
 
 
 def _one_by_one(stack: Stack, acts: list[Callable[[Instance], None]], count: int) -> None:
@@ -152,21 +150,19 @@ def migrate_one(stack: Stack, migrations: Migrations, *, backup: bool) -> None:
     if not backup:
         migrations.run()
         return
-    with ThreadPoolExecutor(1) as threads:
-        reading = threads.submit(
-            stack.query,
-            "BEGIN; LOCK TABLE media_items IN ACCESS SHARE MODE;"
-            f" SELECT pg_sleep({BACKUP_SECONDS}); COMMIT",
-        )
-        time.sleep(0.2)
-        migrations.run()
-        reading.result()
+    reading = stack.threads.submit(
+        stack.query,
+        "BEGIN; LOCK TABLE media_items IN ACCESS SHARE MODE;"
+        f" SELECT pg_sleep({BACKUP_SECONDS}); COMMIT",
+    )
+    time.sleep(0.2)
+    migrations.run()
+    reading.result()
 
 
 def _on_both(stack: Stack, act: Callable[[Instance], None], count: int) -> None:
     for _ in range(-(-count // len(stack.instances))):
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(act, stack.instances))
+        list(stack.threads.map(act, stack.instances))
 
 
 def _until_replaced(instance: Instance, former: list[int]) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,7 +73,10 @@ def open_servers() -> Iterator[Servers]:
 
 @dataclass
 class Stack:
-    """One deployment, and its one account."""
+    """One deployment, and its one account.
+
+    `threads` end after what they have started, which the kernel would end with them.
+    """
 
     servers: Servers
     database_url: str
@@ -80,6 +84,7 @@ class Stack:
     instances: list[Instance]
     worker: Worker
     bearer: Bearer = field(default_factory=Bearer)
+    threads: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
 
     @property
     def url(self) -> str:
@@ -138,6 +143,7 @@ class Stack:
         for instance in self.instances:
             instance.end()
         self.worker.stop(signal.SIGTERM)
+        self.threads.shutdown()
 
 
 @dataclass(frozen=True)
