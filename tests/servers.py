@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
 OWN_PORTS = (15_000, 32_000)  # below those of /proc/sys/net/ipv4/ip_local_port_range
+RECENT_PORTS: deque[int] = deque(maxlen=1000)
+CHANCE = random.SystemRandom()  # property tests give `random` the same seed again and again
 
 
 def free_port() -> int:
@@ -36,9 +39,12 @@ def free_port() -> int:
     Not one that the kernel would choose: any connection to anywhere may be given that meanwhile.
     """
     while True:
-        port = random.randrange(*OWN_PORTS)
+        port = CHANCE.randrange(*OWN_PORTS)
+        if port in RECENT_PORTS:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            RECENT_PORTS.append(port)
             return port
 
 
