@@ -40,7 +40,7 @@ restore: ## fill an empty stack from BACKUP=backups/... (STACK=production|develo
 
 test: .venv/dev ## set up servers where they are missing, then the whole test suite
 	@scripts/test-servers
-	@$(BIN)/python -m pytest $(PYTEST)
+	@scripts/tests $(PYTEST)
 
 check: .venv/dev .venv-lint/done ## formatter, linter, types, import contract, lock, shell, containers, server configuration
 	@scripts/test-servers

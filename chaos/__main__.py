@@ -4,6 +4,7 @@ usage: python -m chaos [--short] [--only TEXT] [--events NUMBER] [part ...]
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -16,29 +17,51 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 def main(arguments: list[str]) -> int:
     """Run all parts, or those named. Returns 1 where a bound is missed."""
-    from chaos.deploys import deploys
-    from chaos.stack import open_servers
+    from chaos.deploys import DEPLOYS
+    from chaos.hangs import HANGS
+    from chaos.leaks import LEAKS
+    from chaos.losses import LOSSES
+    from chaos.overload import OVERLOAD
+    from chaos.parts import Options, run_part
     from chaos.table import missed, show, write
+    from servers import end_with_parent
 
-    parts = {"deploys": deploys}
+    parts = {
+        "deploys": DEPLOYS,
+        "losses": LOSSES,
+        "hangs": HANGS,
+        "overload": OVERLOAD,
+        "leaks": LEAKS,
+    }
     parser = argparse.ArgumentParser(prog="python -m chaos")
     parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="part")
     parser.add_argument("--short", action="store_true", help="a few events each, and no rival")
     parser.add_argument("--only", default="", help="scenarios whose name holds this text")
     parser.add_argument("--events", type=int, help="in each scenario")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and what it started with it
+    parser.add_argument("--scenario", help="this one alone, in this process, as JSON")
+    given = parser.parse_args(arguments)
+    options = Options(given.short, given.only, given.events)
+    signal.signal(signal.SIGTERM, _end)
     os.environ["PYTHONPATH"] = f"{ROOT}/src{os.pathsep}{ROOT}"
+    if given.scenario is not None:
+        end_with_parent()
+        (name,) = given.parts
+        print(json.dumps(parts[name].run(given.scenario, options)))
+        return 0
     results = {}
-    with open_servers() as servers:
-        for name in options.parts or parts:
-            began = time.monotonic()
-            chosen = {"short": options.short, "only": options.only, "count": options.events}
-            results[name] = parts[name](servers, **chosen)
-            print(f"\n{name}, in {time.monotonic() - began:.0f} s\n{show(results[name])}")
+    for name in given.parts or parts:
+        began = time.monotonic()
+        results[name] = run_part(name, parts[name], options)
+        print(f"\n{name}, in {time.monotonic() - began:.0f} s\n{show(results[name])}")
     if not arguments:
         write(results, ROOT / "bench" / "chaos.json")
     return 1 if any(map(missed, results.values())) else 0
+
+
+def _end(*_: object) -> None:
+    """What this process started is ended on the way out, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("ended")
 
 
 if __name__ == "__main__":

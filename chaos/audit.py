@@ -10,8 +10,9 @@ from chaos.load import Load, content
 from chaos.stack import Stack
 
 STUCK_SECONDS = 60.0
+# An upload counts twice, as the end of one is the beginning of its mail.
 UNFINISHED = (
-    "SELECT (SELECT count(*) FROM media_items WHERE status NOT IN ('ready', 'failed'))"
+    "SELECT 2 * (SELECT count(*) FROM media_items WHERE status NOT IN ('ready', 'failed'))"
     " + (SELECT count(*) FROM mails WHERE sent_at IS NULL AND refused IS NULL)"
 )
 ITEMS = "SELECT title, id, status FROM media_items ORDER BY created_at"
@@ -33,7 +34,7 @@ class Audit:
 
 def audit(stack: Stack, load: Load) -> Audit:
     """Once everything is processed and mailed, or does not get any further."""
-    _settle(stack)
+    settle(stack)
     rows = defaultdict(list)
     for line in stack.query(ITEMS).splitlines():
         title, item_id, status = line.split("|")
@@ -49,7 +50,8 @@ def audit(stack: Stack, load: Load) -> Audit:
     )
 
 
-def _settle(stack: Stack) -> None:
+def settle(stack: Stack) -> None:
+    """Wait as long as there is something to do and it gets less."""
     left, since = stack.query(UNFINISHED), time.monotonic()
     while left != "0" and time.monotonic() - since < STUCK_SECONDS:
         time.sleep(0.5)

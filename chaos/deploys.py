@@ -12,13 +12,17 @@ from pathlib import Path
 from chaos import events, stock
 from chaos.audit import Audit, audit
 from chaos.load import Load
-from chaos.stack import Kind, Servers, Stack, new_stack
+from chaos.parts import Options, Part
+from chaos.stack import Kind, Servers, Stack, new_stack, open_servers
 from chaos.table import Row
 from nginx import IMAGE, available
 from servers import ROOT
 
+AT_ONCE = 3
 EVENTS = 20
 RIVAL_EVENTS = 10
+RIVAL = "stock: "
+NAME = "deploys"
 CLIENTS = 12
 OFTEN = {"MAX_REQUESTS": "60", "MAX_REQUESTS_JITTER": "30"}
 NOW_AND_THEN = {"MAX_REQUESTS": "200", "MAX_REQUESTS_JITTER": "100"}
@@ -59,19 +63,30 @@ SCENARIOS = (
 )
 
 
-def deploys(servers: Servers, *, short: bool, only: str, count: int | None) -> list[Row]:
-    """A row a scenario; the short form has those that hold most, and no rival. `only` and `count`
-    choose scenarios by their name and the number of events."""
-    rows = []
-    for rival in (False,) if short else (False, True):
-        for number, scenario in enumerate(SCENARIOS):
-            often = count or (RIVAL_EVENTS if rival else scenario.short if short else EVENTS)
-            if only not in scenario.name or not often or _cannot(scenario):
-                continue
-            name = f"{'stock' if rival else 'service'}{number}"
-            rows.append(_run(scenario, servers, name, often, rival=rival))
-            print(", ".join(f"{k}: {v}" for k, v in rows[-1].items()), file=sys.stderr)
-    return rows
+def names(options: Options) -> list[str]:
+    """The short form has those that hold most, and no rival."""
+    rivals = ("",) if options.short else ("", RIVAL)
+    return [
+        rival + scenario.name
+        for rival in rivals
+        for scenario in SCENARIOS
+        if options.only in scenario.name
+        and _events(scenario, options, rival=bool(rival))
+        and not _cannot(scenario)
+    ]
+
+
+def run(name: str, options: Options) -> list[Row]:
+    """The one row of a scenario."""
+    rival = name.startswith(RIVAL)
+    scenario = next(each for each in SCENARIOS if each.name == name.removeprefix(RIVAL))
+    with open_servers() as servers:
+        return [_run(scenario, servers, _events(scenario, options, rival=rival), rival=rival)]
+
+
+def _events(scenario: Scenario, options: Options, *, rival: bool) -> int:
+    usual = RIVAL_EVENTS if rival else scenario.short if options.short else EVENTS
+    return options.events or usual
 
 
 def _cannot(scenario: Scenario) -> bool:
@@ -81,22 +96,22 @@ def _cannot(scenario: Scenario) -> bool:
     return False
 
 
-def _stack(scenario: Scenario, servers: Servers, name: str, *, rival: bool) -> Stack:
+def _stack(scenario: Scenario, servers: Servers, *, rival: bool) -> Stack:
     kind = stock.KIND if rival else Kind()
     if scenario.act is events.start_slowly:
         slow = {"CHAOS_CONFIG": str(kind.config)}
         kind = replace(kind, config=SLOW_CONFIG, environment={**kind.environment, **slow})
     app = ("blocking_app:create_app()",) if scenario.act is events.block else ()
     more = {"tcp": scenario.tcp, "arguments": app}
-    return new_stack(servers, name, kind, environment=scenario.environment, **more)
+    return new_stack(servers, NAME, kind, environment=scenario.environment, **more)
 
 
-def _run(scenario: Scenario, servers: Servers, name: str, count: int, *, rival: bool) -> Row:
-    stack = _stack(scenario, servers, name, rival=rival)
+def _run(scenario: Scenario, servers: Servers, count: int, *, rival: bool) -> Row:
+    stack = _stack(scenario, servers, rival=rival)
     act = events.restart if rival and scenario.tcp else scenario.act  # no tutorial tells nginx
     try:
         stack.start()
-        load = Load(name, stack.url, stack.bearer.header, stack.nginx.tls(), clients=CLIENTS)
+        load = Load(NAME, stack.url, stack.bearer.header, stack.nginx.tls(), clients=CLIENTS)
         problem = ""
         with load.running():
             try:
@@ -143,3 +158,6 @@ def _row(
         "first errors logged": stack.errors[:10],
         "first failures": [f"{f.at:.1f} s: {f.method} {f.what}" for f in load.failures[:10]],
     }
+
+
+DEPLOYS = Part(names, run, AT_ONCE)

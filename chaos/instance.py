@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import httpx2 as httpx
 from servers import Web, children, has_ended, wait_until
 
 WORKERS = 2
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 
 
@@ -84,5 +85,13 @@ class Instance:
         for path in (self.pidfile, self.successor):
             with suppress(FileNotFoundError, ValueError, ProcessLookupError):
                 os.kill(master := int(path.read_text()), signal.SIGQUIT)
+                kill(children(master))  # stock ones take half a minute
                 wait_until(lambda pid=master: has_ended(pid), seconds=READY_SECONDS)
         self.web.stop()
+
+
+def kill(processes: Iterable[int]) -> None:
+    """SIGKILL, also to what may have ended by now."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -21,17 +21,23 @@ from typing import Any
 import httpx2 as httpx
 from PIL import Image
 
+from chaos.clients import running_clients
+
 REPEATED_SECONDS = 60.0  # an upload that is not accepted by then is given up
 REPEAT_PAUSE_SECONDS = 0.2
 ANSWER_SECONDS = 70.0  # more than any proxy waits
 LARGE_BYTES = 1_500_000  # more than the app keeps in memory
 
 
+def is_picture(number: int) -> bool:
+    return number % 20 == 1
+
+
 def content(number: int) -> bytes:
     """The bytes of an upload: of twenty one is large, and one a picture."""
     if number % 20 == 10:
         return random.Random(number).randbytes(LARGE_BYTES)
-    if number % 20 == 1:
+    if is_picture(number):
         color = (number % 256, number // 256 % 256, 128)
         out = io.BytesIO()
         Image.new("RGB", (40, 30), color).save(out, "PNG")
@@ -58,6 +64,7 @@ class Load:
     tls: ssl.SSLContext | None = None
     clients: int = 12
     per_second: float = 40.0
+    repeated_seconds: float = REPEATED_SECONDS
     accepted: dict[int, str] = field(default_factory=dict)  # ids by number
     given_up: list[int] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -78,23 +85,12 @@ class Load:
     def running(self) -> Iterator[None]:
         """From the beginning of a block to its end; what is under way then is finished."""
         self._began = self._next = time.monotonic()
-        errors: list[BaseException] = []
-        thread = threading.Thread(target=self._run, args=(errors,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stopping.set()
-            self.seconds = time.monotonic() - self._began
-            thread.join(REPEATED_SECONDS + 2 * ANSWER_SECONDS)
-        if errors:
-            raise errors[0]
-
-    def _run(self, errors: list[BaseException]) -> None:
-        try:
-            asyncio.run(self._run_clients())
-        except BaseException as error:
-            errors.append(error)
+        patience = self.repeated_seconds + 2 * ANSWER_SECONDS
+        with running_clients(self._run_clients, self._stopping, patience):
+            try:
+                yield
+            finally:
+                self.seconds = time.monotonic() - self._began
 
     async def _run_clients(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -132,7 +128,7 @@ class Load:
         number = next(self._numbers)
         request = self._request(number)
         item_id = await self._post(client, request)
-        end = time.monotonic() + REPEATED_SECONDS
+        end = time.monotonic() + self.repeated_seconds
         while item_id is None:
             await asyncio.sleep(REPEAT_PAUSE_SECONDS)
             item_id = await self._post(client, request, counted=False)
@@ -184,8 +180,8 @@ class Load:
         except httpx.HTTPError as error:
             what = repr(error)
         took = time.monotonic() - began
+        self.slowest_seconds = max(self.slowest_seconds, took)
         if counted:
-            self.slowest_seconds = max(self.slowest_seconds, took)
             self.requests += 1
             if what:
                 self._fail(method, f"{path.partition('?')[0]}: {what} after {took:.2f} s")

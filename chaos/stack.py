@@ -9,12 +9,13 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bench.account import Bearer
 
@@ -52,12 +53,16 @@ class Servers:
 
 
 @contextmanager
-def open_servers() -> Iterator[Servers]:
+def open_servers(
+    prepared: Callable[[Path], AbstractContextManager[object]] = nullcontext, **of_postgresql: Any
+) -> Iterator[Servers]:
+    """`prepared` is entered with their directory, before anything is in it."""
     directory = Path(tempfile.mkdtemp(prefix="service-chaos-"))
     directory.chmod(0o777)
     try:
         with (
-            running(Postgresql(directory / "postgresql").create()) as postgresql,
+            prepared(directory),
+            running(Postgresql(directory / "postgresql", **of_postgresql).create()) as postgresql,
             running(RedisServer(directory / "redis")) as redis,
             mail_server() as mail,
         ):
@@ -84,6 +89,7 @@ class Stack:
     instances: list[Instance]
     worker: Worker
     bearer: Bearer = field(default_factory=Bearer)
+    uploads: Path | None = None  # where it is not nginx that reads them
     threads: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
 
     @property
@@ -103,8 +109,13 @@ class Stack:
 
     def stored(self, item_id: str) -> bytes | None:
         """The bytes of an upload, read where they are kept."""
-        path = self.nginx.folder("media") / item_id.replace("-", "") / "original"
+        path = self.kept / item_id.replace("-", "") / "original"
         return path.read_bytes() if path.exists() else None
+
+    @property
+    def kept(self) -> Path:
+        """The folder of what was uploaded."""
+        return self.uploads or self.nginx.folder("media")
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -165,10 +176,12 @@ def new_stack(
     kind: Kind,
     *,
     environment: Mapping[str, str],
+    everywhere: Mapping[str, str] | None = None,
     tcp: bool = False,
     arguments: tuple[str, ...] = (),
 ) -> Stack:
-    """A stack that is not started; `environment` is that of the web instances."""
+    """A stack that is not started; `environment` is that of the web instances, `everywhere` that of
+    the worker too."""
     directory = servers.directory / name
     url = servers.new_database(name)
     newest = "image" if available("image") else "installed"
@@ -185,6 +198,7 @@ def new_stack(
         "X_ACCEL_REDIRECT": "true",
         "WEB_CONCURRENCY": str(WORKERS),
     }
+    common |= everywhere or {}
     instances = []
     for number in (1, 2):
         web = Web(directory / f"web-{number}", config=kind.config, arguments=arguments)

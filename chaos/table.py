@@ -14,8 +14,10 @@ def show(rows: Sequence[Row]) -> str:
     """As text; what is a list is left to the file."""
     if not rows:
         return "nothing to do"
-    head = [name for name, value in rows[0].items() if not isinstance(value, list)]
-    return aligned([head, *([str(row[name]) for name in head] for row in rows)])
+    shown = {
+        name: None for row in rows for name, value in row.items() if not isinstance(value, list)
+    }
+    return aligned([[*shown], *([str(row.get(name, "")) for name in shown] for row in rows)])
 
 
 def missed(rows: Sequence[Row]) -> bool:

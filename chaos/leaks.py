@@ -1,0 +1,163 @@
+"""Part 6: an hour compressed. What the processes hold after many requests is what they held before.
+
+Nothing is recycled. Each sample is taken once the queue is empty and idle connections are closed.
+"""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import redis
+
+from chaos.arrivals import Order, arrive
+from chaos.crowds import Socket, crowd, handshake
+from chaos.holding import upload_file
+from chaos.mixture import SHARES, Mixture
+from chaos.overload import running_stack
+from chaos.parts import Options, Part
+from chaos.people import COUNT, add_people
+from chaos.stack import Stack
+from chaos.table import Row
+from chaos.vitals import open_files, pss_bytes, threads
+from servers import wait_until
+
+REQUESTS = 300_000
+SHORT_REQUESTS = 20_000
+STEPS = 10  # samples are taken after the warm-up, half of these, and all of them
+WARM_UP_SHARE = 0.15
+LEAST_WARM_UP = 10_000
+CONNECTIONS = 32
+CROWDED = 160  # in the warm-up
+BURST = 2000
+SOCKET_SHARE = 0.01
+QUIET_SECONDS = 6.0  # nginx lets go of the connections it keeps to the app after 4
+EMPTY_SECONDS = 120.0
+GROWTH = 0.02
+FILLING = 4  # threads, files and connections more, as pools that have bounds fill now and then
+ITEM_BYTES = 200_000
+APP = "chaos.watched_app:create_app()"
+UNFINISHED = (
+    "SELECT (SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))"
+    " + (SELECT count(*) FROM mails WHERE sent_at IS NULL AND refused IS NULL)"
+)
+
+Sample = Mapping[str, float]
+
+
+def names(options: Options) -> list[str]:
+    return [name for name in ("leaks",) if options.only in name]
+
+
+def run(_: str, options: Options) -> list[Row]:
+    count = options.events or (SHORT_REQUESTS if options.short else REQUESTS)
+    warm_up = max(LEAST_WARM_UP, int(count * WARM_UP_SHARE))
+    with running_stack(APP) as stack:
+        tokens = add_people(stack)
+        item_id = upload_file(stack, bytes(ITEM_BYTES))
+        mixture = Mixture(stack, tokens, item_id)
+        _warm_up(stack, mixture, tokens, warm_up)
+        samples, began = [_sample(stack)], time.monotonic()
+        answers: Counter[int] = Counter()
+        for step in range(1, STEPS + 1):
+            answers += _ask(stack, mixture, tokens, count // STEPS)
+            if step in (STEPS // 2, STEPS):
+                samples.append(_sample(stack))
+        return _rows(samples, answers, time.monotonic() - began)
+
+
+def _warm_up(stack: Stack, mixture: Mixture, tokens: list[str], count: int) -> None:
+    """All kinds at once; then each by itself, so that the pools it uses grow to their bounds, also
+    those of the worker, which then has all of its jobs to do at once."""
+    _ask(stack, mixture, tokens, count, CROWDED)
+    stack.worker.send_signal(signal.SIGSTOP)
+    for kind in SHARES:
+        arrive(Order(stack.nginx.port, mixture.alone(kind, BURST), None, CROWDED))
+    stack.worker.send_signal(signal.SIGCONT)
+
+
+def _ask(
+    stack: Stack, mixture: Mixture, tokens: list[str], count: int, connections: int = CONNECTIONS
+) -> Counter[int]:
+    """How many answers there were of each status; 0 is none."""
+    sockets = int(count * SOCKET_SHARE)
+    with crowd(stack.nginx.port) as clients:
+        clients.add(lambda n: Socket(handshake(tokens[n % COUNT], n), n % COUNT), sockets)
+        found = Counter(client.status for client in clients.clients)
+    order = Order(stack.nginx.port, mixture.requests(count - sockets), None, connections)
+    outcome = arrive(order)
+    found.update({status: len(times) for status, times in outcome.seconds.items()})
+    return found + Counter({0: outcome.lost})
+
+
+def _sample(stack: Stack) -> Sample:
+    """What is held, in all processes of a kind together."""
+    wait_until(lambda: stack.query(UNFINISHED) == "0", seconds=EMPTY_SECONDS, every=0.5)
+    time.sleep(QUIET_SECONDS)
+    instance, worker = stack.instances[0], stack.worker.process
+    assert worker is not None
+    web = instance.workers()
+    alive = _alive(stack)
+    clients = redis.Redis.from_url(stack.servers.redis.url).info("clients")
+    there = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    return {
+        "web: memory, MiB": sum(map(pss_bytes, web)) / 2**20,
+        "web: Python objects": sum(found["objects"] for found in alive),
+        "web: tasks": sum(found["tasks"] for found in alive),
+        "web: open files": sum(map(open_files, web)),
+        "web: threads": sum(map(threads, web)),
+        "master: memory, MiB": pss_bytes(instance.master) / 2**20,
+        "master: open files": open_files(instance.master),
+        "worker: memory, MiB": pss_bytes(worker.pid) / 2**20,
+        "worker: open files": open_files(worker.pid),
+        "worker: threads": threads(worker.pid),
+        "PostgreSQL: connections": int(stack.query(there)) - 1,
+        "Redis: connections": clients["connected_clients"] - 1,
+    }
+
+
+def _alive(stack: Stack) -> list[dict[str, int]]:
+    """What each web worker tells of itself."""
+    instance = stack.instances[0]
+    found: dict[int, dict[str, int]] = {}
+
+    def all_told() -> bool:
+        told = instance.ask("/alive").json()
+        found[told["pid"]] = told
+        return len(found) == len(instance.workers())
+
+    wait_until(all_told)
+    return list(found.values())
+
+
+def _rows(samples: list[Sample], answers: Counter[int], seconds: float) -> list[Row]:
+    failed = sum(count for status, count in answers.items() if status >= 500 or not status)
+    counted = {str(status): count for status, count in sorted(answers.items())}
+    rows: list[Row] = [
+        {
+            "scenario": f"{answers.total()} requests in {seconds:.0f} s",
+            "growth": "",
+            "met": "NO" if failed else "yes",
+            "problem": f"{failed} failed" if failed else "",
+            "answers": [counted],
+        }
+    ]
+    for name in samples[0]:
+        start, middle, end = (sample[name] for sample in samples)
+        allowed = max(
+            start * GROWTH, FILLING if name.endswith(("files", "threads", "connections")) else 0
+        )
+        rows.append(
+            {
+                "scenario": name,
+                "start": round(start, 1),
+                "middle": round(middle, 1),
+                "end": round(end, 1),
+                "growth": f"{end / start - 1:+.1%}",
+                "met": "yes" if end - start <= allowed else "NO",
+            }
+        )
+    return rows
+
+
+LEAKS = Part(names, run)
