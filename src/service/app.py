@@ -21,7 +21,7 @@ from service.documented import DescribedApi
 from service.errors import exception_handlers
 from service.health import Health, Probes
 from service.lifecycle import Lifecycle
-from service.middleware import RequestLayer
+from service.middleware import Refusal, RequestLayer
 from service.resources import (
     Resources,
     background,
@@ -31,6 +31,7 @@ from service.resources import (
 )
 from service.routing import add_routes
 from service.settings import Settings, load
+from service.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Service:
         self.details = Details(settings, self.health)
         self.open_resources = open_resources
         self.api = self._api()
-        self.layer = RequestLayer(self.api, settings, body_limits(settings))
+        self.layer = RequestLayer(self.api, settings, body_limits(settings), lines())
         self.front = {
             **Probes(self.health).paths,
             "/health/detailed": self.details.endpoint(self.layer),
@@ -84,6 +85,11 @@ class Service:
             await endpoint(scope, receive, send)
         else:
             await self.layer(scope, receive, send)
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """Of a request that this process has no time for; asked by `protocol.BoundedHttp`, and then
+        the others have to reach this application: what is around it and answers some has none."""
+        return None if scope["path"] in self.front else self.layer.refusal(scope)
 
     def warm_up(self) -> None:
         """Make before the fork what every worker would otherwise make for itself."""
@@ -136,9 +142,18 @@ class Service:
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
-    """Where a request's body may be larger than usual, in bytes, by (method, path)."""
+    """What a request may bring where that is more than usual, in bytes, by (method, path)."""
     return {
         **service.media.routes.body_limits(settings),
+    }
+
+
+def lines() -> dict[tuple[str, str], Turns]:
+    """What needs a core for so long that it would hold up the rest, by (method, path): each worker
+    does fewer of it at once, and refuses more without a look at it."""
+    hashing = Turns("password", service.accounts.routes.HASHES_AT_ONCE)
+    return {
+        **dict.fromkeys(service.accounts.routes.HASHING, hashing),
     }
 
 

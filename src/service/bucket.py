@@ -32,10 +32,11 @@ LINK_SECONDS = 300
 PART_BYTES = 5 * 1024 * 1024  # of an upload; S3 takes no smaller ones
 MAX_PARTS = 10_000
 KEY_SECONDS = 600  # botocore renews a key that expires at least this long before
-# obstore would repeat a request for three minutes. A retry begins within retry_timeout.
-RETRIES: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+# obstore would repeat a request for three minutes. A retry begins within retry_timeout: so none
+# after a read_timeout, and a store that hangs costs that once.
+RETRIES: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=6)}
 # Reading: until the answer to a whole part begins, and then between its packets.
-CLIENT: "ClientConfig" = {"connect_timeout": "3s", "read_timeout": "15s", "timeout": "1h"}
+CLIENT: "ClientConfig" = {"connect_timeout": "3s", "read_timeout": "9s", "timeout": "1h"}
 # Of the metadata service, and of AWS STS where a key has to be fetched there.
 KEY_CLIENT = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2})
 # What a browser makes of an object that it gets without one of our links.

@@ -3,18 +3,21 @@
 Redis is never needed: what it does not give in time is made anew.
 """
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
-from service.redis import OptionalRedis, RedisAway
+from service.redis import OptionalRedis, RedisAway, tell_forever
 
 Result = TypeVar("Result")
 
 GENERATION_BYTES = 16
+TELL_SECONDS = 1.0  # between attempts to tell Redis of a change
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Cache:
         """Without a Redis that all processes share nothing is kept."""
         self.redis = redis
         self._owed: set[str] = set()  # changes that Redis was not told of yet
+        self._due = asyncio.Event()
 
     async def look(self, group: str, name: str) -> Look:
         async def ask(redis: Redis) -> Look:
@@ -70,14 +74,24 @@ class Cache:
     async def changed(self, group: str) -> None:
         """Call after the commit of a change: what was made before it is not given any more.
 
-        While Redis is away this process asks it for nothing before it has told it. Other processes
-        may give what they find there, for as long as it is kept.
+        While Redis is away this process asks it for nothing before it has told it, and tries again
+        each second. Other processes, where it is there for them, give until then what they find.
         """
+        if self.redis is None:
+            return
         self._owed.add(group)
         try:
-            await self._ask(_nothing)
+            await self.tell()
         except RedisAway:
-            return
+            self._due.set()
+
+    async def tell(self) -> None:
+        """Of changes that Redis was not told of yet. Raises RedisAway."""
+        if self._owed:
+            await self._ask(_nothing)
+
+    async def tell_forever(self) -> None:
+        await tell_forever(self._due, self.tell, TELL_SECONDS)
 
     async def _ask(self, act: Callable[[Redis], Awaitable[Result]]) -> Result:
         if self.redis is None:
@@ -99,6 +113,20 @@ class Cache:
         except BaseException:
             self._owed |= owed
             raise
+
+
+@asynccontextmanager
+async def open_cache(redis: OptionalRedis | None) -> AsyncIterator[Cache]:
+    """What Redis was not told of by the end is tried once more then."""
+    cache = Cache(redis)
+    telling = asyncio.create_task(cache.tell_forever())
+    try:
+        yield cache
+    finally:
+        telling.cancel()
+        await asyncio.wait({telling})
+        with suppress(RedisAway):
+            await cache.tell()
 
 
 async def _nothing(_: Redis) -> None:

@@ -88,12 +88,13 @@ def _refuse(problems: tuple[Problem, ...], form: str) -> int:
 
 
 def _check(loaded: Loaded, options: argparse.Namespace) -> int:
+    problems = [*machine_problems(loaded)]
     if options.connect:
         from service.check import connect  # noqa: PLC0415  (drivers only this option needs)
 
-        problems = (*machine_problems(loaded), *asyncio.run(connect(loaded.settings)))
-        if problems:
-            return _refuse(problems, options.format)
+        problems += asyncio.run(connect(loaded.settings))
+    if problems:
+        return _refuse(tuple(problems), options.format)
     if options.format == "json":
         print(json.dumps({"ok": True, "problems": []}, indent=2))
     else:

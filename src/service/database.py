@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Thread
 from typing import Any
 from weakref import WeakSet
@@ -34,7 +33,9 @@ from sqlalchemy.pool import QueuePool
 
 from service import driver
 from service.database_errors import connecting, translate
-from service.database_url import engine_url
+from service.database_pool import InOrder
+from service.database_time import InTime, Silence
+from service.database_url import engine_url, make_file
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
     milliseconds = str(int(settings.database_statement_timeout_seconds * 1000))
     engine = create_async_engine(
         url,
+        poolclass=InOrder,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout_seconds,
@@ -111,10 +113,10 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
 
 
 def _sqlite_engine(settings: Settings, url: URL) -> AsyncEngine:
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    make_file(url)
     engine = create_async_engine(
         url,
+        poolclass=InOrder,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout_seconds,
@@ -139,6 +141,7 @@ class Database:
     def __init__(self, settings: Settings, engine: AsyncEngine) -> None:
         self.settings = settings
         self.engine = engine
+        self.silence = Silence()
         # The engine's own level is autocommit, so that the many single reads set none.
         # SQLite's driver begins a transaction at the first write, and sets a level in a thread.
         level = {"isolation_level": "READ COMMITTED"} if self.is_postgresql else {}
@@ -159,7 +162,7 @@ class Database:
 
         Raises DatabaseUnavailable where the database is away.
         """
-        async with self.sessions.begin() as session:
+        async with InTime(self.silence), self.sessions.begin() as session:
             with connecting():
                 await session.connection()
             yield session
@@ -170,13 +173,14 @@ class Database:
 
         Raises DatabaseUnavailable where the database is away.
         """
-        connection = self.engine.connect()
-        with connecting():
-            await connection.start()
-        try:
-            yield connection
-        finally:
-            await asyncio.shield(connection.close())
+        async with InTime(self.silence):
+            connection = self.engine.connect()
+            with connecting():
+                await connection.start()
+            try:
+                yield connection
+            finally:
+                await asyncio.shield(connection.close())
 
     @property
     def pool_in_use(self) -> int:
@@ -187,8 +191,11 @@ class Database:
         """Raises PoolExhausted where the next request would have to wait for a connection.
 
         A busy pool is full for a moment now and then: it has to stay full for as long as several
-        looks take.
+        looks take. That of a database that is silent is full of those who wait for it, which is
+        no matter of its size.
         """
+        if self.silence.silent:
+            return
         for _ in range(POOL_LOOKS):
             if self.pool_in_use < self.settings.database_pool_size:
                 return

@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: lost connections, resources that
 # are used up, a server that stops or ends a statement, its disk, and locks or time that ran out.
-# Neither a conflict of transactions (40) nor a read-only one (25006): the caller decides on those.
+# A conflict of transactions (40) is none of it: the caller decides on that.
 AWAY_STATES = ("08", "53", "57", "58", "55P03", "25P03")
+READ_ONLY = "25006"
 AWAY_SQLITE = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -38,19 +39,26 @@ CONNECT_ERRORS = (
     TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that is lost between two of its steps
 )
 ARGUMENT = re.compile(r"(invalid input for query argument \$\d+).*", re.DOTALL)
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database is away, busy or too slow."""
+    """The database is away, busy or too slow; `silent` where a statement waited in vain."""
+
+    silent = False
 
 
 def is_away(error: BaseException) -> bool:
     """Whether a driver's error says that the database cannot work for the moment."""
     if isinstance(error, sqlite3.OperationalError):
         return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in AWAY_SQLITE
-    return str(getattr(error, "sqlstate", None) or "").startswith(AWAY_STATES)
+    return _state(error).startswith(AWAY_STATES)
+
+
+def _state(error: BaseException) -> str:
+    return str(getattr(error, "sqlstate", None) or "")
 
 
 def translate(engine: AsyncEngine) -> None:
@@ -78,11 +86,16 @@ def running() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except CONNECT_ERRORS as error:
         _strip_values(error)
         if isinstance(error, asyncpg.PostgresError) and not is_away(error):
             raise
-        raise _unavailable(error) from error
+        raise _unavailable(error, silent=isinstance(error, TimeoutError)) from error
+
+
+def given_up(error: TimeoutError) -> DatabaseUnavailable:
+    """For a request that has waited long enough."""
+    return _unavailable(error)
 
 
 def _on_error(context: ExceptionContext) -> BaseException | None:
@@ -95,20 +108,31 @@ def _on_error(context: ExceptionContext) -> BaseException | None:
     # A driver's TimeoutError, for a server that does not answer, is a disconnect to SQLAlchemy.
     # A transaction that a migration came in the way of can be done again.
     again = isinstance(root(error), asyncpg.InvalidCachedStatementError)
-    return _unavailable(error) if context.is_disconnect or is_away(error) or again else None
+    if _state(error) == READ_ONLY:
+        # Perhaps a primary that was relieved: its successor is where a new connection leads. The
+        # others are left to whom they fail, as reading still goes well.
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
+    if context.is_disconnect or is_away(error) or again:
+        return _unavailable(error, silent=isinstance(root(error), TimeoutError))
+    return None
 
 
-def _unavailable(error: Exception) -> DatabaseUnavailable:
+def _unavailable(error: Exception, *, silent: bool = False) -> DatabaseUnavailable:
     driver_error = root(error)
-    text = f"{type(driver_error).__name__}: {driver_error}".strip(": ")
-    log.warning("database_unavailable", extra={"error": text})
-    return DatabaseUnavailable()
+    name = type(driver_error).__name__
+    text = f"{name}: {driver_error}".strip(": ")
+    log.warning("database_unavailable", extra={"error": text, "seldom": name})
+    unavailable = DatabaseUnavailable()
+    unavailable.silent = silent
+    return unavailable
 
 
 def root(error: BaseException) -> BaseException:
     """What the driver raised, out of SQLAlchemy's wrappings."""
     inner = error.orig if isinstance(error, DBAPIError) else error.__cause__
-    return error if inner is None else root(inner)
+    # A TimeoutError's cause is the cancellation that it is made of.
+    return error if inner is None or isinstance(error, TimeoutError) else root(inner)
 
 
 def _strip_values(error: BaseException) -> None:

@@ -1,5 +1,7 @@
 """DATABASE_URL in the dialects of its readers: SQLAlchemy with asyncpg or aiosqlite, and libpq."""
 
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import quote, unquote, urlencode
 
 from sqlalchemy import URL, make_url
@@ -32,6 +34,15 @@ def engine_url(settings: Settings) -> URL:
     return URL.create(
         "postgresql+asyncpg", url.username, url.password, host, url.port, url.database, query
     )
+
+
+def make_file(url: URL) -> None:
+    """The file of a SQLite database and its folder, where they are missing: for this user alone."""
+    if url.database:
+        path = Path(url.database)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        with suppress(OSError):  # it is there, or the connection tells what is wrong
+            path.touch(0o600, exist_ok=False)
 
 
 def libpq_url(settings: Settings) -> str:

@@ -6,10 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.types import ASGIApp
 
 from service.errors import PROBLEM_JSON, phrase, problem_body
 
-ALWAYS = (400, 413, 421, 429, 500, 502, 503, 504)  # whatever the operation; 502 and 504 by a proxy
+# Whatever the operation; 414, 502 and 504 by a proxy.
+ALWAYS = (400, 413, 414, 421, 429, 431, 500, 502, 503, 504)
 NOTHING: Mapping[str, str] = {}
 UNREADABLE = (400, 415, 422)  # what a request's body may be
 AGAIN = {"Retry-After": "seconds"}
@@ -29,13 +32,15 @@ EXAMPLES = {
     404: "There is no such item.",
     409: "An account has at most 100 keys. Delete one first.",
     412: "It has changed since: If-Match names another version.",
-    413: "The request body is larger than 65536 bytes.",
+    413: "The request brings more than 65536 bytes.",
+    414: "The address is longer than 8 KiB.",
     415: "The body has to be application/json.",
     416: "The content has 28231 bytes.",
     421: "This service does not answer for that host.",
     422: "body.password: expected 8 to 1024 characters",
     426: "This is a WebSocket.",
     429: "Too many attempts. Try again later.",
+    431: "A header field is longer than 8 KiB, or there are too many.",
     502: "The service is away. Try again shortly.",
     503: "A service this request needs is away. Try again shortly.",
     504: "The service took too long. Try again shortly.",
@@ -106,7 +111,13 @@ def leads_to(operation: str, **parameters: str) -> dict[str, Any]:
 
 
 class DescribedApi(FastAPI):
-    """A FastAPI whose OpenAPI also tells what the layers around every operation answer."""
+    """A FastAPI that knows the layer around it, which answers what nobody caught, and tells in its
+    OpenAPI what that layer answers."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Without the outermost of Starlette's, which would do the same once more."""
+        outermost = super().build_middleware_stack()
+        return outermost.app if isinstance(outermost, ServerErrorMiddleware) else outermost
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

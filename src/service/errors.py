@@ -24,6 +24,7 @@ NO_REQUEST_ID = "-"
 # RFC 9110's names, of which Python 3.13 is the first to know.
 RENAMED = {
     413: "Content Too Large",
+    414: "URI Too Long",
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
@@ -134,15 +135,17 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
         types = ", ".join(expected)
         detail = f"The body has to be {types}."
         return problem_response(request, 415, detail=detail, headers={"Accept": types})
-    errors = [
-        {
-            "in": ".".join(map(str, mistake["loc"])),
-            "message": mistake["msg"].removeprefix("Value error, "),
-        }
-        for mistake in error.errors()[:MOST_MISTAKES]
-    ]
+    errors = [_told(mistake) for mistake in error.errors()[:MOST_MISTAKES]]
     detail = "; ".join(f"{mistake['in']}: {mistake['message']}" for mistake in errors)
     return problem_response(request, 422, detail=detail, errors=errors)
+
+
+def _told(mistake: Mapping[str, Any]) -> dict[str, str]:
+    if mistake.get("type") == "json_invalid":  # what FastAPI has as its place is a position
+        position = mistake["loc"][-1] + 1
+        return {"in": "body", "message": f"expected JSON; it is not valid at character {position}"}
+    place = ".".join(map(str, mistake["loc"]))
+    return {"in": place, "message": mistake["msg"].removeprefix("Value error, ")}
 
 
 def unmet_types(request: Request) -> Collection[str]:
@@ -166,16 +169,11 @@ async def on_disconnect(request: Request, error: Exception) -> Response:
     return problem_response(request, CLIENT_CLOSED_REQUEST, title="Client Closed Request")
 
 
-async def on_unhandled(request: Request, error: Exception) -> Response:
-    """500 without a word about the reason, which is in the log under the same request id."""
-    return problem_response(request, 500)
-
-
 def exception_handlers(*, debug: bool) -> dict[type[Exception], Handler]:
-    """The handler of every error; with `debug` they log where a handled error came from."""
+    """The handler of every error but those that nobody expects, which are RequestLayer's to answer.
+    With `debug` they log where an error came from."""
     told = _logging if debug else _silent
     return {
-        Exception: on_unhandled,
         ServiceError: told(on_service_error),
         HTTPException: told(on_http_exception),
         # Never logged: it holds what was sent.

@@ -13,9 +13,15 @@ from time import monotonic
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from service.redis import OptionalRedis, RedisAway, is_stand_in, open_subscriber
+from service.redis import (
+    ERRORS,
+    OptionalRedis,
+    RedisAway,
+    is_stand_in,
+    open_subscriber,
+    tell_forever,
+)
 from service.settings import Settings
 
 CHANNEL = "service:changed"
@@ -83,14 +89,7 @@ class Fanout:
 
     async def tell_forever(self) -> None:
         """Pass on to other processes what was published here."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            try:
-                await self.tell()
-            except RedisAway:
-                await asyncio.sleep(LOOK_SECONDS)
-                self._due.set()
+        await tell_forever(self._due, self.tell, LOOK_SECONDS)
 
     async def tell(self) -> None:
         """Raises RedisAway. What was not told then is for the next time: others may find Redis
@@ -109,7 +108,7 @@ class Fanout:
         """Hear what other processes publish, while something is watched here."""
         while True:
             await self._watched.wait()
-            with suppress(RedisError, OSError, TimeoutError):  # the health check tells of it
+            with suppress(*ERRORS):  # the health check tells of it
                 await self._listen(subscriber)
             self._hears_since = None
             await asyncio.sleep(LOOK_SECONDS)

@@ -31,12 +31,14 @@ class Folder:
 
     links = None  # clients get files from nginx or the application
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        """What it makes is for this user alone, or with `shared` for whom the umask leaves."""
         self.path = path
+        self._folder_mode, self._file_mode = (0o777, 0o666) if shared else (0o700, 0o600)
 
     def prepare(self) -> None:
         """Make the folder, and what `tidy` does."""
-        (self.path / INCOMING).mkdir(parents=True, exist_ok=True)
+        self._make(self.path / INCOMING)
         self.tidy()
 
     def tidy(self) -> None:
@@ -51,13 +53,13 @@ class Folder:
         """Store what is left to read of a file; its reader sees all of it or nothing."""
         draft = self.path / INCOMING / secrets.token_hex(16)
         target = self.path / key
-        draft.parent.mkdir(parents=True, exist_ok=True)
+        self._make(draft.parent)
         try:
-            with open(draft, "xb") as copy:
+            with open(draft, "xb", opener=self._open) as copy:
                 shutil.copyfileobj(file, copy, CHUNK_BYTES)
                 copy.flush()
                 os.fsync(copy.fileno())  # survives a power cut
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make(target.parent)
             os.replace(draft, target)
         except BaseException:
             with suppress(OSError):
@@ -67,6 +69,14 @@ class Folder:
             _flush_directory(parent)
             if parent == self.path:
                 break
+
+    def _make(self, path: Path) -> None:
+        if not path.is_dir():
+            path.parent.mkdir(self._folder_mode, parents=True, exist_ok=True)
+            path.mkdir(self._folder_mode, exist_ok=True)
+
+    def _open(self, path: str, flags: int) -> int:
+        return os.open(path, flags, self._file_mode)
 
     def size(self, key: str) -> int:
         """In bytes."""

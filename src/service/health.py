@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from service import errors
 from service.checks import Check, Watch
 from service.lifecycle import Lifecycle
 
@@ -186,7 +187,8 @@ def _pass_or_fail(reason: str) -> tuple[int, bytes]:
 
 PASS = (200, b'{"status": "pass", "reason": "ok"}')
 FAIL = {reason: _pass_or_fail(reason) for reason in ("starting", "draining", "dependency")}
-ALLOW = ((b"allow", b"GET, HEAD"), NO_STORE)
+PROBLEM = (b"content-type", errors.PROBLEM_JSON.encode())
+ALLOW = (PROBLEM, (b"allow", b"GET, HEAD"), NO_STORE)
 
 
 class Probes:
@@ -219,6 +221,6 @@ class Probes:
 
     async def _answer(self, scope: Scope, send: Send, what: tuple[int, bytes]) -> None:
         if scope["method"] not in ("GET", "HEAD"):
-            await answer(scope, send, 405, b"", ALLOW)
+            await answer(scope, send, 405, errors.problem_body(405), ALLOW)
         else:
             await answer(scope, send, *what)

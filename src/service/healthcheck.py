@@ -82,6 +82,7 @@ def main(arguments: list[str]) -> int:
     if state not in STATES or len(arguments) > 1:
         sys.stderr.write(f"usage: service health [{'|'.join(STATES)}]\n")
         return 2
+    bind = ""
     try:
         sources = Sources(os.environ)
         if _setting(sources, "ENVIRONMENT", "development").lower() != "production":
@@ -91,6 +92,7 @@ def main(arguments: list[str]) -> int:
         tls = not worker and bool(_setting(sources, "CERTFILE", ""))
         answer = _ask(bind, f"/health/{state}", tls=tls)
     except (OSError, ValueError, SourceError) as error:
+        sys.stderr.write(f"{bind}: " if bind else "")
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -21,17 +21,21 @@ from service.database import Base, UtcDateTime
 from service.errors import ServiceError
 from service.jobs import Job, Task
 from service.resources import Resources
+from service.texts import Matching
 
 KEPT = timedelta(hours=24)
 EXPIRY_SECONDS = 3600
 # A string of RFC 8941, as the draft has it, or its content alone, as most clients send it.
-PATTERN = r'^(?:"[ !#-\[\]-~]{1,200}"|[!#-+\--\[\]-~]{1,200})$'
+KEY = Matching(
+    r'^(?:"[ !#-\[\]-~]{1,200}"|[!#-+\--\[\]-~]{1,200})$',
+    "1 to 200 printable ASCII characters without quotes and backslashes; with spaces and commas "
+    "only where the key stands in double quotes",
+)
 
 IdempotencyKey = Annotated[
-    str | None,
+    Annotated[str, KEY] | None,
     Header(
         alias="Idempotency-Key",
-        pattern=PATTERN,
         description="A repeated request with this key gets the first answer; kept for 24 hours",
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     ),

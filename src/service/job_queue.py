@@ -46,7 +46,8 @@ WITH lost AS (
     WHERE status = 'doing' AND NOT EXISTS (
         SELECT 1 FROM procrastinate_workers AS worker
         WHERE worker.id = job.worker_id
-        AND worker.last_heartbeat > now() - make_interval(secs => %(dead_after)s)
+        AND worker.last_heartbeat BETWEEN now() - make_interval(secs => %(dead_after)s)
+        AND now() + make_interval(secs => %(dead_after)s)  -- or the clock was set back since
     )
     FOR UPDATE SKIP LOCKED
 ), freed AS (

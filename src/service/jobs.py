@@ -67,8 +67,9 @@ class Task:
     """What to do for a job. `give_up` records the end of one that failed every time.
 
     Both may run more than once for a job, and both may raise `Unavailable`: what a task needs being
-    away is not the job's fault, so it waits until that is back and uses up no attempt. With
-    `every_seconds` the task is also enqueued that often, without arguments.
+    away is not the job's fault, so it waits until that is back and uses up no attempt. `outages`
+    are errors that say the same of all jobs, and are told once. With `every_seconds` the task is
+    also enqueued that often, without arguments.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Task:
     max_attempts: int = 5
     first_delay_seconds: float = 1.0
     every_seconds: float | None = None
+    outages: tuple[type[Exception], ...] = ()
 
     def delay_seconds(self, attempt: int) -> float:
         """Wait before the attempt after this one; doubles each time."""
@@ -86,6 +88,9 @@ class Task:
 
 class JobAbandoned(Exception):
     """The job's workers died more often than it may be tried."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(f"its workers ended {times} times before it did")
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,14 @@ async def execute(task: Task, resources: Any, job: Job) -> Outcome:
     extra = {"task": task.name, "job": job.id, "attempt": job.attempt}
     try:
         if job.attempt > task.max_attempts:
-            raise JobAbandoned
+            raise JobAbandoned(job.attempt - 1)
         await task.run(resources, job)
     except Unavailable as error:
         return _delayed(task, extra, error)
     except Exception as error:
         if job.attempt < task.max_attempts:
-            log.warning("job_retried", extra=extra, exc_info=error)
+            seldom = {"seldom": f"{task.name} {error}"} if isinstance(error, task.outages) else {}
+            log.warning("job_retried", extra=extra | seldom, exc_info=error)
             metrics.JOBS_DONE.labels(task.name, "retried").inc()
             return Outcome("again", task.delay_seconds(job.attempt))
         return await _give_up(task, resources, job, error)
@@ -141,9 +147,15 @@ async def _give_up(task: Task, resources: Any, job: Job, error: Exception) -> Ou
 
 def _delayed(task: Task, extra: dict[str, Any], error: Exception) -> Outcome:
     what = f"{type(error).__name__} from {error.__cause__!r}" if error.__cause__ else repr(error)
-    log.warning("job_delayed", extra={**extra, "error": what})
+    about = f"{task.name} {_kinds(error)}"
+    log.warning("job_delayed", extra={**extra, "error": what, "seldom": about})
     metrics.JOBS_DONE.labels(task.name, "delayed").inc()
     return Outcome("again", OUTAGE_DELAY_SECONDS, counted=False)
+
+
+def _kinds(error: BaseException) -> str:
+    """What two errors share that differ in a name or a number."""
+    return f"{type(error).__name__} {type(error.__cause__).__name__}"
 
 
 def by_name(tasks: Iterable[Task]) -> dict[str, Task]:

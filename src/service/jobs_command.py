@@ -16,6 +16,7 @@ from service.settings import Settings
 EX_USAGE = 2
 EX_UNAVAILABLE = 69  # sysexits.h
 EX_SOME_NOT_FAILED = 1
+NOT_FAILED = "no failed job has this id; `service jobs` lists those that failed"
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -43,14 +44,15 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     async with open_database(settings) as database:
         jobs = JobList(database)
         if options.action == "list":
-            rows = await jobs.read(options.status or ["failed"], options.limit)
-            print(_as_json(rows) if options.format == "json" else _as_text(rows))
+            statuses = options.status or ["failed"]
+            rows = await jobs.read(statuses, options.limit)
+            print(_as_json(rows) if options.format == "json" else _as_text(rows, statuses))
             return 0
         change = jobs.retry if options.action == "retry" else jobs.discard
         changed = await change(options.ids)
     done = {"retry": "will run again", "discard": "discarded"}[options.action]
     for number in options.ids:
-        print(f"{number}: {done if number in changed else 'there is no failed job with this id'}")
+        print(f"{number}: {done if number in changed else NOT_FAILED}")
     return 0 if changed >= set(options.ids) else EX_SOME_NOT_FAILED
 
 
@@ -59,9 +61,9 @@ def _as_json(rows: Sequence[ListedJob]) -> str:
     return json.dumps(shown, indent=2)
 
 
-def _as_text(rows: Sequence[ListedJob]) -> str:
+def _as_text(rows: Sequence[ListedJob], statuses: Sequence[str]) -> str:
     if not rows:
-        return "no such jobs"
+        return f"no jobs that are {' or '.join(statuses)}"
     lines = []
     for row in rows:
         at = row.at.isoformat(sep=" ", timespec="seconds") if row.at else "at once"

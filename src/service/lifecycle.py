@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import ssl
 import sys
 import time
@@ -40,6 +41,9 @@ SHORT_REQUEST_SECONDS = 1.0  # a recycled worker closes its listener on these, n
 RECYCLE_LIMIT_SECONDS = 3600  # a request that is still not answered then is given up
 RESPAWN_PAUSE_SECONDS = 1.0
 FORCED_LIFESPAN_SECONDS = 1.0
+# uvloop accepts one connection a listener in each turn of its loop, which under load takes 20 ms:
+# what came faster filled the backlog, waited there for seconds, and was refused by the kernel.
+LISTENERS = 16
 
 
 class Lifecycle:
@@ -122,7 +126,8 @@ class DrainingServer(Server):
             self._give_up_after(self.grace_seconds)
         if sig != signal.SIGTERM:
             self.force_exit = True
-        super().handle_exit(sig, frame)
+        # The process will end by the signal it got; of a SIGINT Gunicorn would warn.
+        super().handle_exit(signal.SIGTERM if sig == signal.SIGINT else sig, frame)
 
     def _give_up_after(self, seconds: float) -> None:
         """Requests are cancelled a little before, so that resources can still be closed."""
@@ -135,6 +140,9 @@ class DrainingServer(Server):
         if counter % 10 == 0 and os.getppid() != self.parent and not self.should_exit:
             self._orphaned = True
             self.handle_exit(signal.SIGTERM, None)
+        # By the wall clock Uvicorn would give no heartbeat for as long as that was set back, and
+        # Gunicorn would take every worker for blocked.
+        self.last_notified = 0.0
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
@@ -244,6 +252,11 @@ class DrainingServer(Server):
         self.server_state.default_headers = headers
 
 
+def duplicates(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    """More descriptors of the same listeners, LISTENERS of each in all."""
+    return [sock.dup() for sock in sockets for _ in range(LISTENERS - 1)]
+
+
 class DrainingWorker(UvicornWorker):
     """Gunicorn's worker class. The application carries its `lifecycle` and `settings`."""
 
@@ -298,6 +311,7 @@ class DrainingWorker(UvicornWorker):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         # Not Gunicorn's wrappers: uvloop would close a file descriptor, and they again.
-        await server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
+        sockets = [wrapper.sock for wrapper in self.sockets]
+        await server.serve(sockets=[*sockets, *duplicates(sockets)])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

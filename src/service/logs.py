@@ -6,14 +6,22 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from random import getrandbits
 from typing import Any
 from urllib.parse import unquote
 
 from service.fields import MASK
+from service.seldom import Seldom
 from service.settings import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+
+
+def new_id() -> str:
+    """For a request, or what was to be one. It is no secret, and each process has its own seed."""
+    return f"{getrandbits(128):032x}"
+
 
 SHORTEST_MASKED = 6  # a shorter secret is found in ordinary words
 DEEPEST = 8  # what is nested deeper is left out: it may hold itself
@@ -24,6 +32,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "asctime",
     "taskName",
     "color_message",
+    "seldom",
 }
 _NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
@@ -181,10 +190,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         # A closure, so that printing this dictionary prints no secret.
         "formatters": {"line": {"()": lambda: formatter(redact)}},
+        "filters": {"seldom": {"()": Seldom}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
                 "formatter": "line",
+                "filters": ["seldom"],
                 "stream": "ext://sys.stderr",
             }
         },

@@ -9,6 +9,7 @@ from sqlalchemy.util import await_, greenlet_spawn
 
 from service.database import Database
 from service.database_errors import connecting, running
+from service.database_time import InTime
 
 
 class Lookup:
@@ -30,7 +31,8 @@ class Lookup:
                 return (await connection.execute(self.statement, parameters)).one_or_none()
         # One switch into SQLAlchemy's synchronous core, where the pool lives.
         row: Sequence[Any] | None
-        row = await greenlet_spawn(self._fetch, database, "fetchrow", parameters)
+        async with InTime(database.silence):
+            row = await greenlet_spawn(self._fetch, database, "fetchrow", parameters)
         return row
 
     async def all(self, database: Database, **parameters: object) -> Sequence[Sequence[Any]]:
@@ -39,7 +41,8 @@ class Lookup:
             async with database.reading() as connection:
                 return (await connection.execute(self.statement, parameters)).all()
         rows: Sequence[Sequence[Any]]
-        rows = await greenlet_spawn(self._fetch, database, "fetch", parameters)
+        async with InTime(database.silence):
+            rows = await greenlet_spawn(self._fetch, database, "fetch", parameters)
         return rows
 
     def _fetch(

@@ -3,7 +3,7 @@
 import logging
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 
@@ -27,11 +27,19 @@ class MailDelayed(Exception):
     """The message could not be handed over now; trying again later makes sense."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Mailer:
-    """Hands messages over, one connection each: mail is rare and never sent inside a request."""
+    """Hands messages over, one connection each: mail is rare and never sent inside a request.
+
+    Where the server let one wait in vain, one at a time is tried until it answers, and the others
+    are delayed at once: else they would keep a worker from all other jobs.
+    """
 
     settings: Settings
+    taken: set[str] = field(default_factory=set)
+    """Keys of messages that a server took and nobody could record yet"""
+    _silent: bool = False
+    _under_way: int = 0
 
     def compose(self, key: str, to: str, subject: str, text: str) -> EmailMessage:
         """A message whose id is derived from its key, so that a repeated one can be recognised.
@@ -57,15 +65,26 @@ class Mailer:
         if not self.settings.mail_server:
             _print(message)
             return
+        if self._silent and self._under_way:
+            raise MailDelayed("the server let another message wait")
+        self._under_way += 1
+        try:
+            await self._hand_over(message)
+        finally:
+            self._under_way -= 1
+
+    async def _hand_over(self, message: EmailMessage) -> None:
         smtp = self._connection()
         try:
             await smtp.connect()
             await smtp.send_message(message)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            self._silent = isinstance(error, TimeoutError)
             if _is_permanent(error):
                 raise MailRefused(_reason(error)) from error
             raise MailDelayed(_reason(error)) from error
         else:
+            self._silent = False
             # The server has taken the message: a goodbye that fails must not send it again.
             with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
                 await smtp.quit()
@@ -146,5 +165,9 @@ def _address(text: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    codes = ", ".join(map(str, _codes(error)))
-    return f"{type(error).__name__} {codes}".strip()
+    """What the server answered, as numbers: its words may repeat an address. Where it did not
+    answer, the words for that."""
+    if codes := ", ".join(map(str, _codes(error))):
+        return f"{type(error).__name__} {codes}"
+    first_line, _, _ = str(error).partition("\n")
+    return f"{type(error).__name__}: {first_line}".rstrip(": ")

@@ -9,6 +9,7 @@ import grp
 import mmap
 import os
 import pwd
+import resource
 import ssl
 import stat
 import sys
@@ -39,6 +40,12 @@ def settings_or_exit() -> Settings:
     except ConfigurationError as error:
         print(error, file=sys.stderr)
     raise SystemExit(EX_CONFIG)
+
+
+def open_as_many_files_as_allowed() -> None:
+    """Raise the soft limit, often 1024, to the hard one: every connection is a file."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def user_id(settings: Settings) -> int:

@@ -26,7 +26,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import Receive, Scope, Send
 
-from service import metric_files
+from service import errors, metric_files
 from service.metric_files import LOCK
 
 MERGE_WAIT_SECONDS = 0.2  # the Gunicorn master waits no longer for a scrape to end
@@ -41,6 +41,9 @@ REQUESTS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 IN_PROGRESS = Gauge("http_requests_in_progress", "Requests running", multiprocess_mode="livesum")
+REFUSED = Counter(
+    "service_refused", "What was refused as too many waited before it, by for what", ["turn"]
+)
 SOCKETS = Gauge("service_websockets_open", "WebSockets open", multiprocess_mode="livesum")
 SOCKETS_CLOSED = Counter("service_websockets_closed", "WebSockets that ended, by why", ["reason"])
 HEARTBEAT = Gauge(HEARTBEAT_NAME, "When a worker last ran its loop", multiprocess_mode="liveall")
@@ -117,9 +120,11 @@ def render() -> bytes:
 
 
 def leave_out_master() -> None:
-    """Remove the gauges the master's import made: it preloads, but is no worker."""
+    """Remove the gauges the master's import made: it preloads, but is no worker. The counters and
+    histograms that its import gave their labels stay, for every worker to read."""
     if directory := metric_files.directory():
         mark_process_dead(os.getpid(), path=directory)
+        _open_to_workers(f"{glob.escape(directory)}/*_{os.getpid()}.db")
 
 
 def worker_ending(reason: str) -> None:
@@ -214,17 +219,20 @@ async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float 
 async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
     """`/metrics` as raw ASGI, for GET and HEAD. nginx never publishes it."""
     headers = [(b"cache-control", b"no-store")]
-    status, body = 200, b""
+    status, kind = 200, errors.PROBLEM_JSON
     if scope["method"] not in ("GET", "HEAD"):
         status = 405
         headers.append((b"allow", b"GET, HEAD"))
     else:
         try:
             body = await asyncio.to_thread(render)
-            headers.append((b"content-type", CONTENT_TYPE_LATEST.encode()))
+            kind = CONTENT_TYPE_LATEST
         except OSError:
             status = 503
             headers.append((b"retry-after", b"1"))
+    if status != 200:
+        body = errors.problem_body(status)
+    headers.append((b"content-type", kind.encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

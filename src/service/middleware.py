@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from time import perf_counter
+from typing import NamedTuple
 from urllib.parse import quote
 
 from prometheus_client import Histogram
@@ -15,8 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from service import logs, metrics
+from service.database_time import begin_request
 from service.exchange import Exchange, SocketExchange
 from service.settings import Settings
+from service.turns import Busy, Turns
 
 log = logging.getLogger("service.access")
 
@@ -28,14 +31,25 @@ TRACEPARENT = re.compile(
 )
 SMALL_BODY_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
+SMALL_BODY = (SMALL_BODY_BYTES, SMALL_BODY_BYTES)
 UNMATCHED = "(unmatched)"
 KNOWN_HOSTS = 1000
 OTHER_HOST = "This service does not answer for that host."
+PLACE = "service.place"  # in a scope: where its request already stands in line
 LONGEST_HOST = 300  # a name has at most 253 characters; the rest is its port
 
 
+class Refusal(NamedTuple):
+    """What a server answers that asked first."""
+
+    status: int
+    detail: str | None
+    request_id: str
+    headers: Mapping[str, str]
+
+
 def too_large(limit_bytes: int) -> str:
-    return f"The request body is larger than {limit_bytes} bytes."
+    return f"The request brings more than {limit_bytes} bytes."
 
 
 class BodyTooLarge(HTTPException):
@@ -68,16 +82,29 @@ def host_matcher(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
 class RequestLayer:
     """Wraps the application.
 
-    `body_limits` maps (method, path) to bytes, where 64 KiB is too little.
+    `body_limits` maps (method, path) to the bytes that a request may bring, where 64 KiB is too
+    little; the framing of a form may come on top, and nobody has to reckon with it. `lines` maps
+    them to the turns of what stands in a line of its own.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, body_limits: Mapping[tuple[str, str], int]
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        body_limits: Mapping[tuple[str, str], int],
+        lines: Mapping[tuple[str, str], Turns],
     ) -> None:
         self.app = app
         self.allows = host_matcher(settings.allowed_hosts)
-        self.body_limits = body_limits
+        self.body_limits = {
+            key: (limit, limit + FORM_OVERHEAD_BYTES) for key, limit in body_limits.items()
+        }
         self.access_log = settings.access_log
+        self.database_seconds = (
+            settings.database_pool_timeout_seconds + settings.database_statement_timeout_seconds
+        )
+        self.turns = Turns("request", settings.request_concurrency)
+        self.lines = lines
         self.running = 0
         self.sockets = 0
         self._timers: dict[tuple[str, str, int], Histogram] = {}
@@ -89,6 +116,7 @@ class RequestLayer:
         began = perf_counter()
         headers = dict(scope["headers"])  # the last one wins, where a header is repeated
         given_id = headers.get(b"x-request-id", b"")
+        begin_request(self.database_seconds)
         if scope["type"] == "websocket":
             await self._serve_socket(scope, headers, SocketExchange(send, receive, given_id), began)
             return
@@ -98,23 +126,53 @@ class RequestLayer:
         try:
             await self._serve(scope, headers, receive, exchange)
         finally:
+            exchange.end_turn()
             self.running -= 1
             self._account(scope, exchange.status, perf_counter() - began)
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """For a server that can answer without a task for the request, which is most of what it
+        would cost to refuse it: under overload that leaves time for the others. Where this is none
+        the request has a place in line."""
+        if self.access_log:
+            return None  # nobody has looked yet who the client is
+        try:
+            scope[PLACE] = self._line_of(scope).enter()
+        except Busy as error:
+            headers = dict(scope["headers"])
+            exchange = Exchange(_to_nobody, headers.get(b"x-request-id", b""))
+            _identify(scope, headers, exchange)
+            self._account(scope, error.status, 0.0)
+            return Refusal(error.status, error.detail, exchange.request_id, error.headers)
+        return None
+
+    def _line_of(self, scope: Scope) -> Turns:
+        return self.lines.get((scope["method"], scope["path"]), self.turns)
 
     async def _serve(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, exchange: Exchange
     ) -> None:
-        limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY_BYTES)
+        told, limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY)
         length = headers.get(b"content-length")
-        if mistake := self._mistake_of_host(scope, headers):
+        mistake = self._mistake_of_host(scope, headers)
+        if mistake is None and length is not None and int(length) > limit:
+            mistake = 413, too_large(told)
+        turns = self._line_of(scope)
+        if mistake is not None:
+            if PLACE in scope:
+                turns.leave(scope[PLACE])
             await exchange.send_problem(*mistake)
             return
-        if length is not None and int(length) > limit:
-            await exchange.send_problem(413, too_large(limit))
-            return
         try:
-            chunked = b"transfer-encoding" in headers
-            await self.app(scope, _counted(receive, limit) if chunked else receive, exchange.send)
+            place = scope[PLACE] if PLACE in scope else turns.enter()
+            await exchange.take_turn(turns, place)
+            if b"transfer-encoding" in headers:
+                receive = _counted(_waiting(receive, exchange), limit, BodyTooLarge(told))
+            elif length is not None:
+                receive = _waiting(receive, exchange)
+            await self.app(scope, receive, exchange.send)
+        except Busy as error:
+            await exchange.send_problem(error.status, error.detail, error.headers)
         except Exception:
             if exchange.status and not exchange.complete:
                 raise  # the server logs it and cuts the connection, which tells the client
@@ -134,13 +192,17 @@ class RequestLayer:
             return
         self.sockets += 1
         try:
+            await exchange.take_turn(self.turns, self.turns.enter())
             await self.app(scope, exchange.receive, exchange.send)
+        except Busy as error:
+            await exchange.send_problem(error.status, error.detail, error.headers)
         except WebSocketDisconnect:
             pass  # the client went while it was sent something
         except Exception:
             log.exception("unhandled_error", extra={"method": "GET", "path": _path(scope)})
             await exchange.fail()
         finally:
+            exchange.end_turn()
             self.sockets -= 1
             if exchange.accepted:
                 self._account_end(scope, exchange.closed or "client", perf_counter() - began)
@@ -188,9 +250,14 @@ def _identify(scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) 
     """Tell the log and the application which request this is."""
     logs.request_id.set(exchange.request_id)
     # Also where there is none: a pipelined request runs in the context of the one before it.
-    match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    given = headers.get(b"traceparent")
+    match = given and TRACEPARENT.fullmatch(given)
     logs.trace_id.set(match[1].decode() if match else "")
     scope.setdefault("state", {})["request_id"] = exchange.request_id
+
+
+async def _to_nobody(_: Message) -> None:
+    """The server sends it."""
 
 
 def _hosts(scope: Scope) -> int:
@@ -206,7 +273,24 @@ def _path(scope: Scope) -> str:
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
+def _waiting(receive: Receive, exchange: Exchange) -> Receive:
+    """For a body, which its client may send as slowly as it likes: that takes no turn."""
+
+    async def waiting() -> Message:
+        turns, exchange.turns = exchange.turns, None
+        if turns is None:
+            return await receive()
+        turns.give_back()
+        try:
+            return await receive()
+        finally:
+            turns.take_again()
+            exchange.turns = turns
+
+    return waiting
+
+
+def _counted(receive: Receive, limit: int, too_much: BodyTooLarge) -> Receive:
     """For a body that comes without a length."""
     received = 0
 
@@ -215,7 +299,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > limit:
-            raise BodyTooLarge(limit)
+            raise too_much
         return message
 
     return counting

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database_errors import connecting, root
-from service.database_url import engine_url
+from service.database_url import engine_url, make_file
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -124,8 +124,7 @@ def _postgresql_engine(url: URL, connect_seconds: float) -> AsyncEngine:
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    make_file(url)
     engine = create_async_engine(url, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -1,7 +1,9 @@
 """Mail that is sent once an event: a row with the event's key, and a job that delivers it."""
 
+import asyncio
 import logging
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import String, Text, and_, delete, or_, update
@@ -9,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, UtcDateTime
+from service.errors import Unavailable
 from service.job_list import FAILED_KEPT
 from service.jobs import Job, Task
-from service.mail import MailRefused
+from service.mail import MailDelayed, MailRefused
 from service.removal import remove
 from service.resources import Resources
 
@@ -22,6 +25,8 @@ DELIVER = "mail.deliver"
 # outlive failed jobs by far: when they go, nothing is left that could use their key again.
 KEPT = 3 * FAILED_KEPT
 EXPIRY_SECONDS = 24 * 3600
+RECORD_SECONDS = 20.0  # less than a worker that is told to stop leaves to its jobs
+RECORD_PAUSE_SECONDS = 0.5
 
 
 class Mail(Base):
@@ -58,20 +63,38 @@ async def cancel(session: AsyncSession, key: str) -> None:
 
 async def deliver(resources: Resources, job: Job) -> None:
     """Hand one mail to the server and record it. The server's acceptance and the record are two
-    steps: a process killed between them sends the mail again, under the same Message-ID."""
+    steps: where this process is killed between them, or finds no database for long, another sends
+    the mail again, under the same Message-ID."""
     key = job.arguments["key"]
     async with resources.database.transaction() as session:
         mail = await session.get(Mail, key)
     if mail is None or mail.sent_at is not None or mail.refused is not None:
         return
+    taken = resources.mailer.taken
     try:
-        message = resources.mailer.compose(mail.key, mail.recipient, mail.subject, mail.text)
-        await resources.mailer.send(message)
+        if key not in taken:
+            message = resources.mailer.compose(mail.key, mail.recipient, mail.subject, mail.text)
+            await resources.mailer.send(message)
+            taken.add(key)
     except MailRefused as error:
         log.warning("mail_refused", extra={"mail": key, "reason": str(error)})
         await _record(resources, key, refused=str(error)[:200])
     else:
-        await _record(resources, key, sent_at=datetime.now(UTC))
+        await _record_sent(resources, key)
+        taken.discard(key)
+
+
+async def _record_sent(resources: Resources, key: str) -> None:
+    """Try for a while: without the record another worker would send the mail again."""
+    sent_at = datetime.now(UTC)
+    end = monotonic() + RECORD_SECONDS
+    while True:
+        try:
+            return await _record(resources, key, sent_at=sent_at)
+        except Unavailable:
+            if monotonic() > end:
+                raise
+        await asyncio.sleep(RECORD_PAUSE_SECONDS)
 
 
 async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
@@ -94,6 +117,6 @@ async def expire(resources: Resources, job: Job) -> None:
 
 
 TASKS = (
-    Task(DELIVER, deliver, give_up, max_attempts=34, first_delay_seconds=2.0),
+    Task(DELIVER, deliver, give_up, 34, first_delay_seconds=2.0, outages=(MailDelayed,)),
     Task("mail.expire", expire, every_seconds=EXPIRY_SECONDS),
 )

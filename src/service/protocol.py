@@ -5,11 +5,13 @@ seconds, and a client that sent half a request held its connection for ever.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import PROBLEM_JSON, problem_body
+from service import logs
+from service.errors import PROBLEM_JSON, phrase, problem_body
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
@@ -33,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._request_id = logs.new_id()  # for what is no request
         self._in_head = self._in_message = True
         self._too_large = False
         self._bare_bytes = 0  # since a head began or a part of a body came
@@ -45,6 +48,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        logs.request_id.set(self._request_id)  # a request's own is set where it is served
         self._bare = True
         self._read_bytes = len(data)
         super().data_received(data)
@@ -53,6 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._bare_bytes = self._bare_bytes + len(data) if self._bare else 0
         self._last_read = self.loop.time()
         if self._bare_bytes > MAX_HEAD_BYTES:
+            self.logger.warning("Too much that is neither head nor body.")
             self._refuse(431)
         elif self._timer is None:
             self._await(HEAD_SECONDS if self._in_head else BODY_PAUSE_SECONDS)
@@ -91,6 +96,28 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_message = False
         self._stop_timer()
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """What the application refuses anyway is answered without a task.
+
+        But where requests are pipelined: each answer would start the next, and soon too deep.
+        """
+        ask = getattr(self.config.app, "refusal", None)
+        refusal = ask(cycle.scope) if ask and not self.pipeline else None
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        cycle.response_started = cycle.response_complete = True
+        body = problem_body(refusal.status, detail=refusal.detail, request_id=refusal.request_id)
+        self._write_problem(
+            refusal.status,
+            body,
+            refusal.request_id,
+            refusal.headers,
+            keep_alive=cycle.keep_alive,
+            head_only=cycle.scope["method"] == "HEAD",
+        )
+        self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(431 if self._too_large else 400)
@@ -138,15 +165,31 @@ class BoundedHttp(HttpToolsProtocol):
         self.flow.pause_reading()
 
     def _send_problem(self, status: int) -> None:
-        """An answer to what is no request: there is no scope, so no request id either."""
-        body = problem_body(status)
-        lines: list[tuple[bytes, bytes]] = [
-            *self.server_state.default_headers,
-            (b"content-type", PROBLEM_JSON.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        title: Any = {400: b"Bad Request", 431: b"Request Header Fields Too Large"}[status]
-        head = b"".join(b"%b: %b\r\n" % line for line in dict(lines).items())
-        self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, title, head, body))
-        self.transport.close()
+        """An answer to what is no request, under the id that its line in the log has."""
+        body = problem_body(status, request_id=self._request_id)
+        self._write_problem(status, body, self._request_id, {})
+
+    def _write_problem(
+        self,
+        status: int,
+        body: bytes,
+        request_id: str,
+        headers: Mapping[str, str],
+        *,
+        keep_alive: bool = False,
+        head_only: bool = False,
+    ) -> None:
+        lines = {
+            **dict(self.server_state.default_headers),  # in a drain they have that it closes
+            b"content-type": PROBLEM_JSON.encode(),
+            b"content-length": str(len(body)).encode(),
+            b"x-request-id": request_id.encode(),
+            **{name.lower().encode(): value.encode() for name, value in headers.items()},
+        }
+        if not keep_alive:
+            lines[b"connection"] = b"close"
+        head = b"".join([b"%b: %b\r\n" % line for line in lines.items()])
+        title, sent = phrase(status).encode(), b"" if head_only else body
+        self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, title, head, sent))
+        if b"connection" in lines:
+            self.transport.close()

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+# What a Redis that is away raises. RuntimeError is uvloop's word for a connection that was given up
+# a moment ago, where asyncio's is ConnectionError.
+ERRORS = (RedisError, OSError, TimeoutError, RuntimeError)
 MAX_CONNECTIONS = 50
 RETRIES = 1
 HEARTBEAT_SHARE = 0.9  # of the check's deadline: the client gives up first, and cleans up
@@ -89,9 +92,11 @@ class OptionalRedis:
             self._away_until = monotonic() + PAUSE_SECONDS  # one tries; the others wait for nothing
         try:
             answer = await self._in_time(question(self.client))
-        except (RedisError, OSError, TimeoutError) as error:
+        except ERRORS as error:
             if not self._away_until:  # the health check tells how long
-                log.warning("redis_away", extra={"error": f"{type(error).__name__}: {error}"})
+                name = type(error).__name__
+                extra = {"error": f"{name}: {error}", "seldom": name}
+                log.warning("redis_away", extra=extra)
             self._away_until = monotonic() + PAUSE_SECONDS
             raise RedisAway from error
         if self._away_until:
@@ -120,6 +125,20 @@ class OptionalRedis:
         """Wait for what was asked in vain, before the connections are closed."""
         if self._asking:
             await asyncio.wait(self._asking, timeout=CLOSE_SECONDS)
+
+
+async def tell_forever(
+    due: asyncio.Event, tell: Callable[[], Awaitable[None]], pause_seconds: float
+) -> None:
+    """Tell Redis whenever something is due; while it is away, again after a pause."""
+    while True:
+        await due.wait()
+        due.clear()
+        try:
+            await tell()
+        except RedisAway:
+            await asyncio.sleep(pause_seconds)
+            due.set()
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from service import metrics
-from service.cache import Cache
+from service.cache import Cache, open_cache
 from service.checks import Check, InThread
 from service.database import Database, open_database
 from service.fanout import Fanout, open_fanout
@@ -115,7 +115,8 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         optional = OptionalRedis(redis, timeout_seconds)
         stack.push_async_callback(optional.close)
         limits = Limits(settings, optional)
-        cache = Cache(None if is_stand_in(settings) else optional)
+        shared = None if is_stand_in(settings) else optional
+        cache = await stack.enter_async_context(open_cache(shared))
         fanout = await stack.enter_async_context(open_fanout(settings, optional))
 
         storage = await stack.enter_async_context(open_storage(settings))

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     environment: fields.Environment = "development"
     """`production` turns on the rules of production"""
     debug: fields.Flag = False
-    """Tracebacks in the log of every handled error"""
+    """Tracebacks in the log of errors that are answered, but for those of validation"""
     log_level: fields.LogLevel = "info"
     """Least severe level that is logged"""
     log_format: fields.LogFormat = "json"
@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     """Accept queue; the kernel's net.core.somaxconn caps it"""
     web_concurrency: Annotated[int, Range(1, 512)] | None = None
     """Web workers; default: what the container's CPU and memory limits allow"""
+    request_concurrency: Annotated[int, Range(1, 100000)] = 32
+    """Requests a web worker works on at once; others wait, 0.4 s at most, then 503"""
     worker_connections: Annotated[int, Range(1, 100000)] = 1000
     """Passed to Gunicorn; Uvicorn workers do not count connections"""
     worker_timeout_seconds: Annotated[int, Range(2, 3600)] = 120
@@ -342,7 +344,7 @@ def development_key(path: Path = GENERATED_KEY) -> str:
     Raises ConfigurationError where it can be neither read nor made.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # of several processes one makes the key
             os.fchmod(file.fileno(), 0o600)

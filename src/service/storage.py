@@ -68,7 +68,7 @@ class Threads:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
-            log.warning("storage_busy", extra={"calls": THREADS})
+            log.warning("storage_busy", extra={"calls": THREADS, "seldom": ""})
             raise StorageUnavailable from None
         loop = asyncio.get_running_loop()
 
@@ -190,9 +190,11 @@ def _translated(*, missing: type[Exception] = FileNotFoundError) -> Iterator[Non
         if is_missing(error) and missing is not StorageUnavailable:
             raise missing from error
         if refused := refusal(error):  # until somebody mends it, and so an error
-            log.error("storage_refused", extra={"code": refused, "error": described(error)})
+            extra = {"code": refused, "error": described(error), "seldom": refused}
+            log.error("storage_refused", extra=extra)
         else:
-            log.warning("storage_unavailable", extra={"error": described(error)})
+            extra = {"error": described(error), "seldom": type(error).__name__}
+            log.warning("storage_unavailable", extra=extra)
         raise StorageUnavailable from error
 
 
@@ -203,7 +205,8 @@ def _opened(settings: Settings) -> Backend:
         from service.bucket import open_bucket  # noqa: PLC0415
 
         return open_bucket(settings)
-    folder = Folder(Path(settings.upload_folder).resolve())
+    path = Path(settings.upload_folder).resolve()
+    folder = Folder(path, shared=settings.x_accel_redirect)  # nginx may be another user
     try:
         folder.prepare()
     except OSError as error:  # uploads answer 503; all else works

@@ -48,7 +48,7 @@ POLL_SECONDS = 1.0  # for jobs whose time has come; new ones are announced
 READY_POLL_SECONDS = 0.5
 QUEUE_CHECK_SECONDS = 1.0
 POOL_SECONDS = 5.0  # longest wait for a connection
-MAX_PAUSE_SECONDS = 30.0  # between two attempts where the health check passes and work fails
+MAX_PAUSE_SECONDS = 5.0  # between two attempts where the health check passes and work fails
 STABLE_SECONDS = 60.0
 # A partner that vanished without a word is noticed within about ten seconds.
 CONNECTION = {
@@ -92,7 +92,7 @@ def _quieten(settings: Settings) -> None:
     """Both libraries log every failed attempt, with a traceback; the worker says it once."""
     if settings.log_level != "debug":
         logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
-        logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+        logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
 
 def _begin_stop(lifecycle: Lifecycle, grace_seconds: float) -> None:
@@ -143,7 +143,8 @@ class Worker:
                 reason = repr(error.__cause__ or error)
             if time.monotonic() - began > STABLE_SECONDS:
                 pause_seconds = READY_POLL_SECONDS
-            log.warning("worker_lost_database", extra={"error": reason, "pause": pause_seconds})
+            extra = {"error": reason, "pause": pause_seconds, "seldom": ""}
+            log.warning("worker_lost_database", extra=extra)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 

@@ -28,6 +28,14 @@ from service.routing import readable
 
 router = APIRouter(tags=["accounts"])
 
+# What makes or verifies a hash, so many at once in each worker.
+HASHES_AT_ONCE = 4
+HASHING = (
+    ("POST", "/login"),
+    ("POST", "/api/accounts"),
+    ("POST", "/api/accounts/password/reset"),
+    ("POST", "/reset"),
+)
 KEY_LINKS = answers(201, links=leads_to("delete_key", key_id="/id"))
 
 

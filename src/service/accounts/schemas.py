@@ -143,9 +143,13 @@ def _in_bounds(moment: datetime | None) -> datetime | None:
 class NewKey(BaseModel):
     """What a key is for, what it may do, and until when."""
 
+    # An end that is misspelt would be a key without one.
+    model_config = ConfigDict(extra="forbid")
+
     name: Annotated[
         str,
-        Field(max_length=100, pattern=VISIBLE_LINE, examples=["backup"]),
+        Field(max_length=100, examples=["backup"]),
+        VISIBLE_LINE,
         AfterValidator(str.strip),
     ]
     scopes: list[Scope] = Field(

@@ -1,6 +1,7 @@
 """Serving an item's bytes: to whom, as what, and which part of them."""
 
 import logging
+from collections.abc import AsyncIterator
 from urllib.parse import quote
 from uuid import UUID
 from zlib import crc32
@@ -95,8 +96,7 @@ async def _serve(
 ) -> Response:
     size = await resources.storage.size(key)
     if size is None:
-        log.error("media_bytes_missing", extra={"media_id": str(item.id), "key": key})
-        raise MediaNotFound
+        raise _missing(item, key)
     sent = {**SAFE, **own, "Cache-Control": _caching(item)}
     if resources.settings.x_accel_redirect and item.status == "ready":
         # nginx answers in place of this, conditions and ranges too. Not before the type is known
@@ -110,7 +110,15 @@ async def _serve(
     if not_modified(request.headers, etag):
         return Response(status_code=304, headers=sent)
     sent["Content-Type"] = content_type  # not as media_type, which adds a charset nobody knows
-    return _send(resources, key, size, request, sent)
+    try:
+        return await _send(resources, key, size, request, sent)
+    except FileNotFoundError:
+        raise _missing(item, key) from None
+
+
+def _missing(item: MediaItem, key: str) -> MediaNotFound:
+    log.error("media_bytes_missing", extra={"media_id": str(item.id), "key": key})
+    return MediaNotFound()
 
 
 def _check_range(request: Request, size: int) -> None:
@@ -121,10 +129,11 @@ def _check_range(request: Request, size: int) -> None:
         parse_range(request.headers.get("range"), size)
 
 
-def _send(
+async def _send(
     resources: Resources, key: str, size: int, request: Request, sent: dict[str, str]
 ) -> Response:
-    """The bytes from storage, or the part of them that is asked for."""
+    """The bytes from storage, or the part of them that is asked for. What keeps them from being
+    read is raised before anything is answered, while it can still be told."""
     if request.method == "HEAD":  # RFC 9110 section 14.2: only GET has ranges
         return Response(headers={**sent, "Content-Length": str(size)})
     part = wanted_range(request.headers, sent["ETag"], size)
@@ -132,4 +141,12 @@ def _send(
     sent["Content-Length"] = str(end - start)
     if part:
         sent["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return StreamingResponse(resources.storage.read(key, start, end), 206 if part else 200, sent)
+    chunks = resources.storage.read(key, start, end)
+    first = await anext(chunks, b"")
+    return StreamingResponse(_all(first, chunks), 206 if part else 200, sent)
+
+
+async def _all(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk

@@ -14,9 +14,10 @@ from service.lookup import Lookup
 from service.media.models import MediaItem
 from service.media.views import COLUMNS, Row
 from service.resources import Resources
+from service.texts import Matching
 
 # Microseconds since 1970 and the id of the item that a page begins behind.
-CURSOR = "^[0-9]{1,16}-[0-9a-f]{32}$"
+CURSOR = Matching("^[0-9]{1,16}-[0-9a-f]{32}$", "the next_cursor of an earlier page")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Before every item: a page from here on is the first.
 START = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))

@@ -27,7 +27,6 @@ from service.media.openapi import (
 )
 from service.media.schemas import CURSOR, MediaChanges, MediaPage, MediaView, PublicPage
 from service.media.views import item_json, page_json
-from service.middleware import FORM_OVERHEAD_BYTES
 from service.resources import Provided
 from service.routing import readable
 from service.settings import Settings
@@ -37,12 +36,12 @@ router = APIRouter(tags=["media"])
 UPLOAD_PATH = "/api/media"
 PUBLIC_PATH = "/api/public/media"
 Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[str | None, Query(pattern=listing.CURSOR, examples=[CURSOR])]
+Cursor = Annotated[Annotated[str, listing.CURSOR] | None, Query(examples=[CURSOR])]
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
-    """Where a request's body may be larger than usual, in bytes."""
-    return {("POST", UPLOAD_PATH): settings.max_content_length + FORM_OVERHEAD_BYTES}
+    """What a request may bring where that is more than usual, in bytes."""
+    return {("POST", UPLOAD_PATH): settings.max_content_length}
 
 
 @router.post(
@@ -152,7 +151,7 @@ async def list_public_media(
     "/media/{item_id}/thumbnail",
     response_class=Response,
     openapi_extra=ALSO_ANONYMOUS,
-    responses=CONTENT | problems(401, 404, 416, 422, 503),
+    responses=CONTENT | problems(401, 404, 412, 416, 422, 503),
 )
 async def get_thumbnail(
     item_id: UUID, identity: MaybeAccount, resources: Provided, request: Request
@@ -166,7 +165,7 @@ async def get_thumbnail(
     "/media/{item_id}/{name}",
     response_class=Response,
     openapi_extra=ALSO_ANONYMOUS,
-    responses=CONTENT | SENT_ON | problems(401, 404, 416, 422, 503),
+    responses=CONTENT | SENT_ON | problems(401, 404, 412, 416, 422, 503),
 )
 async def get_original(
     item_id: UUID, name: str, identity: MaybeAccount, resources: Provided, request: Request

@@ -9,10 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 from service.media.models import Status
 from service.texts import LINE, VISIBLE_LINE
 
-Title = Annotated[str, Field(max_length=200, pattern=LINE), AfterValidator(str.strip)]
-VisibleTitle = Annotated[
-    str, Field(max_length=200, pattern=VISIBLE_LINE), AfterValidator(str.strip)
-]
+Title = Annotated[str, Field(max_length=200), LINE, AfterValidator(str.strip)]
+VisibleTitle = Annotated[str, Field(max_length=200), VISIBLE_LINE, AfterValidator(str.strip)]
 
 ID = "f8d885ed-db27-4eb3-b3c8-f6cf0234be13"
 SHA256 = "39acf0b7bcad3d8f6550d8785c737e25d04e9410f17c251dbaea3e6272239911"

@@ -11,12 +11,14 @@ from service.documented import answers, problems
 from service.errors import ServiceError
 from service.media.live import Live
 from service.routing import readable
+from service.texts import Matching
 
 router = APIRouter(tags=["media"])
 
 PATH = "/ws/media"
 # As many digits as any revision has.
-Cursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$")]
+CURSOR = Matching("^[0-9]{1,18}$", "the cursor of an earlier message")
+Cursor = Annotated[Annotated[str, CURSOR] | None, Query()]
 UPGRADES = answers(101, optional={"Sec-WebSocket-Protocol": "`bearer`, where it was offered"})
 
 

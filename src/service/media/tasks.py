@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 import tempfile
+from typing import IO
 from uuid import UUID
 
 from sqlalchemy import exists, select
@@ -18,6 +19,7 @@ from service.media.revisions import FORGET, FORGET_SECONDS, forget
 from service.media.sweep import SWEEP, SWEEP_SECONDS, sweep
 from service.media.uploads import PROCESS
 from service.resources import Resources
+from service.storage import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +69,24 @@ async def _process(resources: Resources, item_id: UUID) -> bool:
 
 
 async def _inspect(resources: Resources, item: MediaItem) -> Inspected:
-    with tempfile.TemporaryFile() as file:
-        async for chunk in resources.storage.read(item.original_key, 0, item.size):
-            await asyncio.to_thread(file.write, chunk)
-        file.seek(0)
-        async with resources.cpu_gate:
-            return await inspect(file)
+    try:
+        with _temporary_file() as file:
+            async for chunk in resources.storage.read(item.original_key, 0, item.size):
+                await asyncio.to_thread(file.write, chunk)
+            file.seek(0)
+            async with resources.cpu_gate:
+                return await inspect(file)
+    except FileNotFoundError:  # of the upload
+        raise
+    except OSError as error:  # such as a full disk, which is not the upload's fault
+        raise StorageUnavailable from error
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:  # also FileNotFoundError, where no directory can be written to
+        raise StorageUnavailable from error
 
 
 async def give_up(resources: Resources, job: Job, error: BaseException) -> None:

@@ -155,7 +155,7 @@ async def _commit(
             await record(resources, session, item.account_id, item.id)
     except ServiceError:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
-        log.warning("upload_without_row", extra={"media_id": str(item.id)})
+        log.warning("upload_without_row", extra={"media_id": str(item.id), "seldom": ""})
         raise
 
 
