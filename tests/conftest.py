@@ -26,6 +26,7 @@ from servers import (
     require,
     running,
 )
+from service import turns
 from service.logs import JsonFormatter, Redactor
 from service.migrate import migrate
 from service.settings import Settings
@@ -49,6 +50,13 @@ hypothesis.settings.load_profile("same")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other tests is no overload that a test is about."""
+    monkeypatch.setattr(turns, "REFUSED_SECONDS", 30)
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 60)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx2 as httpx
 
@@ -104,6 +105,7 @@ class Person:
         self.deployment = deployment
         self.email = email
         self.client = httpx.Client(base_url=deployment.web.url, timeout=30)
+        self.request_ids: dict[str, str] = {}  # of uploads, by their item  # media
 
     def register(self) -> str:
         """Ask for an account; gives the text of the mail that came."""
@@ -128,12 +130,14 @@ class Person:
     # media: from here
     def upload(self, content: bytes, name: str) -> dict[str, Any]:
         """Upload a file in a request with an id of its own."""
-        request_id = f"request-of-{name}"
+        request_id = f"upload-{uuid4().hex}"
         headers = {"X-Request-ID": request_id}
         answer = self.client.post("/api/media", files={"file": (name, content)}, headers=headers)
         assert answer.status_code == 202, answer.text
         assert answer.headers["x-request-id"] == request_id
-        return dict(answer.json())
+        item = dict(answer.json())
+        self.request_ids[item["id"]] = request_id
+        return item
 
     def wait_for(self, item: dict[str, Any]) -> dict[str, Any]:
         """An item once its processing has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -37,6 +38,7 @@ class MailServer:
         self.user, self.password = user, password
         self.answers: dict[str, str] = {}
         self.contents: list[bytes] = []
+        self.taken_at: list[float] = []
         self.recipients: list[str] = []
         self.logins = 0
         self.encrypted: list[bool] = []
@@ -91,6 +93,7 @@ class _Handler:
         if answer := self.mail.answers.get("DATA"):
             return answer
         self.mail.contents.append(envelope.original_content)
+        self.mail.taken_at.append(time.time())
         self.mail.recipients += envelope.rcpt_tos
         self.mail.encrypted.append(session.ssl is not None)
         return "250 OK"

@@ -75,3 +75,34 @@ def jpeg_of_many_scans(scans: int) -> bytes:
     whole = saved(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last * scans + b"\xff\xd9"
+
+
+PNG = saved(halves((400, 200)), "PNG")
+# Uploads: content, name, and what becomes of them (status, type, size, whether with a thumbnail).
+OF_ANY_KIND: list[tuple[bytes, str, tuple[Any, ...]]] = [
+    (b"", "empty.jpg", ("ready", "application/octet-stream", None, False)),
+    (b"\x00" * 1000, "zeros.png", ("ready", "application/octet-stream", None, False)),
+    (PNG, "mislabelled.txt", ("ready", "image/png", (400, 200), True)),
+    (PNG, "no extension", ("ready", "image/png", (400, 200), True)),
+    (b"<html><script>x</script>", "page.png", ("ready", "text/html", None, False)),
+    (b"%PDF-1.7\n", "photo.jpg", ("ready", "application/pdf", None, False)),
+    (saved(halves(mode="CMYK"), "JPEG"), "print.jpg", ("ready", "image/jpeg", (80, 40), True)),
+    (turned(6), "sideways.jpg", ("ready", "image/jpeg", (40, 80), True)),
+    (turned(3, "PNG"), "upside down.png", ("ready", "image/png", (80, 40), True)),
+    (animation("GIF"), "moving.gif", ("ready", "image/gif", (60, 60), True)),
+    (animation("WEBP"), "moving.webp", ("ready", "image/webp", (60, 60), True)),
+    (png_of(50_000, 50_000), "bomb.png", ("failed", None, None, False)),
+    (webp_of(16_000, 16_000), "bomb.webp", ("failed", None, None, False)),
+    (saved(halves(), "JPEG")[:300], "cut.jpg", ("failed", None, None, False)),
+    (PNG[:200], "cut.png", ("failed", None, None, False)),
+    (saved(halves(), "WEBP")[:40], "cut.webp", ("failed", None, None, False)),
+]
+ANY_NAMES = [
+    "\u5199\u771f.png",
+    "\u0641\u0627\u0631\u0633\u06cc.png",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467.png",
+    "e\u0301te\u0301.png",
+    "\U000e0041.png",
+    "%2e%2e%2f.png",
+    "a b+c&d=e#f?.png",
+]

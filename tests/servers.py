@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
 OWN_PORTS = (15_000, 32_000)  # below those of /proc/sys/net/ipv4/ip_local_port_range
 RECENT_PORTS: deque[int] = deque(maxlen=1000)
+# Of several processes that run tests each has ports of its own.
+NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+AT_ONCE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 CHANCE = random.SystemRandom()  # property tests give `random` the same seed again and again
 
 
@@ -39,7 +42,7 @@ def free_port() -> int:
     Not one that the kernel would choose: any connection to anywhere may be given that meanwhile.
     """
     while True:
-        port = CHANCE.randrange(*OWN_PORTS)
+        port = CHANCE.randrange(OWN_PORTS[0] + NUMBER, OWN_PORTS[1], AT_ONCE)
         if port in RECENT_PORTS:
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -51,6 +54,13 @@ def free_port() -> int:
 def end_with_parent() -> None:
     """Run in the child: the kernel kills it when the test process dies, however it dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def as_at_a_terminal() -> None:
+    """Run in the child: Ctrl-C ends it. Where this suite itself was started in the background, that
+    is ignored, and a shell cannot change what it was born with."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 30, every: float = 0.02) -> Any:
@@ -121,6 +131,7 @@ class Postgresql:
     host: str = "127.0.0.1"
     options: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
+    initdb: tuple[str, ...] = ()  # more options
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     password: str = "sesame-open"
@@ -137,7 +148,7 @@ class Postgresql:
         assert initdb, "PostgreSQL is not installed"
         subprocess.run(
             [initdb, "-D", self.directory / "data", "-U", "service", "-A", "scram-sha-256"]
-            + ["--pwfile", secret, "-E", "UTF8", "--no-sync", "--locale", "C"],
+            + ["--pwfile", secret, "-E", "UTF8", "--no-sync", "--locale", "C", *self.initdb],
             check=True,
             capture_output=True,
             cwd="/",
@@ -371,9 +382,9 @@ class Web:
             )
         if wait is not None:
             wait_until(lambda: self.status(wait) == 200, seconds=60)
-            # One worker answers: what is sent to all of them next is to find all of them.
             workers = int(self.variables()["WEB_CONCURRENCY"])
-            wait_until(lambda: len(self.beating()) == workers)
+            # One worker answers: what is sent to all of them next is to find all of them.
+            wait_until(lambda: workers == 1 or len(self.beating()) == workers)
         return self
 
     @property

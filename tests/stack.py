@@ -21,6 +21,7 @@ import httpx2 as httpx
 
 from servers import (
     ROOT,
+    as_at_a_terminal,
     clean_environment,
     docker_program,
     end_with_parent,
@@ -185,6 +186,7 @@ class Stack:
 
 def _own_group() -> None:
     os.setpgid(0, 0)
+    as_at_a_terminal()
     end_with_parent()
 
 

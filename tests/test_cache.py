@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from servers import RedisServer, free_port
+from service import cache as cache_module
 from service import redis as optional
-from service.cache import Cache, Look
-from service.redis import OptionalRedis, open_redis
+from service.cache import Cache, Look, open_cache
+from service.redis import OptionalRedis, RedisAway, open_redis
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -163,6 +164,18 @@ async def test_a_redis_that_refuses_is_left_alone(log_lines: list[dict[str, Any]
     assert [line["message"] for line in log_lines] == ["redis_away"]
 
 
+async def test_a_connection_that_was_just_given_up_is_a_redis_that_is_away(
+    redis: OptionalRedis,
+) -> None:
+    """As uvloop says it, to whom writes to one whose packets are lost."""
+
+    async def write(_: Any) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+    with pytest.raises(RedisAway):
+        await redis.ask(write)
+
+
 async def test_after_a_pause_one_asks_again_and_the_others_wait_for_nothing(
     cache: Cache,
     redis: OptionalRedis,
@@ -196,6 +209,36 @@ async def test_a_change_while_redis_is_away_is_told_before_anything_is_asked(
         await cache.changed("group")
     await asyncio.sleep(0.25)
     assert await found(cache) is None
+
+
+async def test_a_change_while_redis_was_away_is_told_without_being_asked(
+    redis: OptionalRedis, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others, for whom Redis may never have been away, would go on to give what was before."""
+    monkeypatch.setattr(optional, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(cache_module, "TELL_SECONDS", 0.1)
+    async with opened(own_redis.url) as others, open_cache(redis) as cache:
+        other = Cache(others)
+        await keep(other, b"old")
+        with frozen(redis, own_redis):
+            await cache.changed("group")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await found(other) is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+async def test_a_change_is_told_at_the_end_at_the_latest(
+    redis: OptionalRedis, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optional, "PAUSE_SECONDS", 0.2)
+    async with opened(own_redis.url) as others:
+        other = Cache(others)
+        await keep(other, b"old")
+        async with open_cache(redis) as cache:
+            with frozen(redis, own_redis):
+                await cache.changed("group")
+            await asyncio.sleep(0.25)
+        assert await found(other) is None
 
 
 async def test_a_request_that_is_given_up_leaves_the_connection_in_order(

@@ -113,6 +113,21 @@ def test_every_mistake_is_told_at_once(run: Run) -> None:
         assert name in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RUN_AS_USER", "no-such-user"),
+        ("RUN_AS_GROUP", "no-such-group"),
+        ("PIDFILE", "missing/pid"),
+        ("BIND", "unix:missing/socket"),
+    ],
+)
+def test_check_names_what_is_wrong_on_this_machine(run: Run, variable: str, value: str) -> None:
+    done = run("check", **{variable: value})
+    assert done.returncode == 78
+    assert done.stderr.splitlines()[1].strip().startswith(f"{variable} (environment)")
+
+
 def test_mistakes_are_told_to_programs(run: Run) -> None:
     done = run("check", "--format", "json", LOG_LEVEL="loud")
     body = json.loads(done.stdout)
@@ -443,9 +458,10 @@ def test_health_knows_three_states(run: Run, arguments: tuple[str, ...]) -> None
 
 
 def test_health_fails_where_nothing_listens(run: Run) -> None:
-    done = run("health", BIND=f"127.0.0.1:{free_port()}")
+    bind = f"127.0.0.1:{free_port()}"
+    done = run("health", BIND=bind)
     assert done.returncode == 1
-    assert done.stderr.startswith("ConnectionRefusedError")
+    assert done.stderr.startswith(f"{bind}: ConnectionRefusedError")
 
 
 @pytest.mark.parametrize("bind", ["nonsense", "unix:/nowhere/at.all", "127.0.0.1:x"])

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from api import assert_problem, running_api
 from mail_server import make_certificate
 from servers import Postgresql, free_port, running, unprivileged
+from service import database_errors
 from service.accounts.models import Account
 from service.database import Database, open_database
 from service.database_errors import DatabaseUnavailable
@@ -120,6 +121,45 @@ async def test_a_transaction_that_does_nothing_for_too_long_is_ended_by_the_serv
             await asyncio.sleep(1.5)
             await session.execute(ONE)
     await execute(database, ONE)
+
+
+async def test_who_waits_for_a_connection_is_served_before_who_comes_later(
+    server_settings: Settings,
+) -> None:
+    """Also where the later one asks before the one that was woken could run."""
+    order = []
+
+    async def use(database: Database) -> None:
+        async with database.engine.connect():
+            order.append("waited")
+
+    async with open_database(impatient(server_settings, database_pool_size=1)) as database:
+        connection = await database.engine.connect()
+        waiting = [asyncio.create_task(use(database)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        await connection.close()
+        async with database.engine.connect():
+            order.append("came later")
+        await asyncio.gather(*waiting)
+    assert order == ["waited", "waited", "came later"]
+
+
+async def test_who_gives_up_waiting_leaves_the_line_to_others(server_settings: Settings) -> None:
+    async with open_database(impatient(server_settings, database_pool_size=1)) as database:
+
+        async def use() -> None:
+            async with database.reading():
+                await asyncio.sleep(0.01)
+
+        async with database.reading():
+            waiting = [asyncio.create_task(use()) for _ in range(4)]
+            await asyncio.sleep(0.05)
+            waiting[0].cancel()
+            waiting[2].cancel()
+            await asyncio.sleep(0.05)
+        assert await asyncio.gather(waiting[1], waiting[3]) == [None, None]
+        await use()
+        assert database.pool_in_use == 0
 
 
 async def test_an_exhausted_pool_is_a_503_for_callers(server_settings: Settings) -> None:
@@ -290,6 +330,37 @@ async def test_a_connection_the_server_ended_is_unavailable_once(database: Datab
     await execute(database, ONE)
 
 
+@pytest.mark.parametrize("way", ["transaction", "statement", "lookup"])
+async def test_a_connection_that_is_being_ended_is_unavailable_once(
+    database: Database, way: str
+) -> None:
+    """The server's last word has come, the end of the connection has not."""
+    async with database.reading() as connection:
+        raw = await connection.get_raw_connection()
+        driver: Any = raw.driver_connection
+    fields = b"SFATAL\0C57P02\0Mterminating connection\0\0"
+    driver._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+
+    async def read() -> None:
+        if way == "lookup":
+            await Lookup(ONE).one(database)
+        elif way == "statement":
+            async with database.reading() as connection:
+                await connection.execute(ONE)
+        else:
+            async with database.transaction() as session:
+                await session.execute(ONE)
+
+    with pytest.raises(DatabaseUnavailable):
+        await read()
+    await read()
+
+
+def test_a_connection_lost_between_two_steps_of_the_driver_is_unavailable() -> None:
+    with pytest.raises(DatabaseUnavailable), database_errors.running():
+        raise asyncpg.InternalClientError("cannot switch to state 12")
+
+
 async def test_a_unique_value_that_exists_stays_an_integrity_error(either: Database) -> None:
     now = "CURRENT_TIMESTAMP"
     with pytest.raises(IntegrityError):
@@ -317,12 +388,14 @@ async def test_a_conflict_of_transactions_is_not_an_outage(database: Database) -
     assert sqlstate(caught.value) == "40001"
 
 
-async def test_a_read_only_server_is_not_misreported(database: Database) -> None:
-    with pytest.raises(DBAPIError) as caught:
+async def test_a_read_only_server_is_unavailable_for_what_changes_something(
+    database: Database,
+) -> None:
+    with pytest.raises(DatabaseUnavailable):
         async with database.transaction() as session:
             await session.execute(text("SET TRANSACTION READ ONLY"))
             await session.execute(account())
-    assert sqlstate(caught.value) == "25006"
+    await execute(database, account())
 
 
 def sqlstate(error: DBAPIError) -> str:
@@ -469,6 +542,14 @@ async def connects(url: str) -> None:
         assert await Lookup(select(text("1"))).one(database)
     async with await psycopg.AsyncConnection.connect(libpq_url(url_of(url))) as connection:
         await connection.execute("SELECT 1")
+
+
+async def test_the_end_of_a_pool_is_no_news(
+    server_settings: Settings, log_lines: list[dict[str, Any]]
+) -> None:
+    async with open_database(server_settings) as database, database.transaction() as session:
+        await session.execute(ONE)
+    assert log_lines == []
 
 
 async def test_a_password_of_special_characters_is_accepted(shared_postgresql: Postgresql) -> None:

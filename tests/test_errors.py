@@ -282,6 +282,47 @@ async def test_a_validation_error_of_a_path_or_a_query_has_no_value(
     assert SECRET not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("request_line", "body", "headers", "place", "expected"),
+    [
+        ("POST /api/keys", {"name": " ", "scopes": ["read"]}, {}, "body.name", "not blank"),
+        ("GET /api/media?cursor=x", None, {}, "query.cursor", "next_cursor"),  # media
+        ("GET /ws/media?cursor=x", None, {}, "query.cursor", "earlier message"),  # media
+        (  # media: from here
+            *("POST /api/media", None, {"Idempotency-Key": "a b", "Content-Length": "0"}),
+            *("header.Idempotency-Key", "1 to 200 printable ASCII characters"),
+        ),
+        # media: to here
+    ],
+)
+async def test_a_text_of_another_form_is_told_in_words(
+    embedded_api: Api,
+    request_line: str,
+    body: object,
+    headers: dict[str, str],
+    place: str,
+    expected: str,
+) -> None:
+    method, _, path = request_line.partition(" ")
+    headers = {**await embedded_api.signed_in(), **headers}
+    answer = await embedded_api.client.request(method, path, json=body, headers=headers)
+    [mistake] = assert_problem(answer, 422)["errors"]
+    assert mistake["in"] == place
+    assert mistake["message"].startswith("expected ")
+    assert expected in mistake["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "position"), [(b" ", 2), (b"x", 1), (b'{"token": oops}', 11), (b'{"token": "', 11)]
+)
+async def test_a_body_that_is_no_json_is_told_in_words(
+    embedded_api: Api, body: bytes, position: int
+) -> None:
+    answer = await embedded_api.client.post("/api/accounts/confirm", content=body, headers=JSON)
+    message = f"expected JSON; it is not valid at character {position}"
+    assert assert_problem(answer, 422)["errors"] == [{"in": "body", "message": message}]
+
+
 async def test_500_says_nothing_and_the_log_everything_once(
     breakable: Api, log_lines: list[dict[str, Any]]
 ) -> None:

@@ -43,6 +43,28 @@ async def test_what_was_put_can_be_read(storage: Storage, tmp_path: Path) -> Non
     assert files(tmp_path / "uploads") == ["ab12/original"]
 
 
+def modes(path: Path) -> set[tuple[bool, str]]:
+    """(whether it is a directory, its permissions) of a folder and all that is below."""
+    found = [path, *path.rglob("*")]
+    return {(each.is_dir(), f"{each.stat().st_mode & 0o777:o}") for each in found}
+
+
+async def test_what_is_stored_is_for_this_user_alone(storage: Storage, tmp_path: Path) -> None:
+    await storage.put("ab12/original", io.BytesIO(b"x"))
+    assert modes(tmp_path / "uploads") == {(True, "700"), (False, "600")}
+
+
+async def test_nginx_may_read_what_it_sends(tmp_path: Path) -> None:
+    settings = Settings(upload_folder=str(tmp_path / "uploads"), x_accel_redirect=True)
+    umask = os.umask(0o027)
+    try:
+        async with open_storage(settings) as storage:
+            await storage.put("ab12/original", io.BytesIO(b"x"))
+    finally:
+        os.umask(umask)
+    assert modes(tmp_path / "uploads") == {(True, "750"), (False, "640")}
+
+
 async def test_the_size_of_what_is_missing_is_none(storage: Storage) -> None:
     assert await storage.size("missing") is None
     await storage.put("ab12/original", io.BytesIO(b"x"))

@@ -261,7 +261,9 @@ async def test_head_fails_where_get_fails() -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
 async def test_other_methods_are_refused(method: str) -> None:
     status, body, headers = await ask(Probes(a_health()), "/health/live", method)
-    assert (status, body, headers["allow"]) == (405, b"", "GET, HEAD")
+    assert (status, headers["allow"]) == (405, "GET, HEAD")
+    assert headers["content-type"] == "application/problem+json"
+    assert json.loads(body)["title"] == "Method Not Allowed"
     assert headers["cache-control"] == "no-store"
 
 

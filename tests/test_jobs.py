@@ -172,7 +172,7 @@ async def test_the_reason_that_is_kept_holds_no_secret_and_is_short() -> None:
 async def test_a_job_whose_workers_died_too_often_is_given_up_without_a_run() -> None:
     script = Script([])
     assert await execute(script.task, RESOURCES, attempt(4)) == Outcome(
-        "failed", reason="JobAbandoned"
+        "failed", reason="JobAbandoned: its workers ended 3 times before it did"
     )
     assert script.runs == []
     assert [type(error).__name__ for error in script.given_up] == ["JobAbandoned"]

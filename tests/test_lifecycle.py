@@ -8,12 +8,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from uvicorn.config import Config
 
-from service.lifecycle import DrainingServer, Lifecycle
+from service.lifecycle import DrainingServer, Lifecycle, duplicates
 
 pytestmark = pytest.mark.anyio
 LONG = 30.0
@@ -306,6 +308,18 @@ async def test_the_heartbeat_goes_on_while_draining() -> None:
         assert served.beats > before
 
 
+async def test_the_heartbeat_goes_on_after_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or Gunicorn would kill every worker at its timeout."""
+    async with serving() as served:
+        await eventually(lambda: served.beats > 0)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        before = served.beats
+        await eventually(lambda: served.beats > before + 1)
+
+
 async def test_sigquit_ends_at_once_and_closes_resources() -> None:
     """A request in flight does not hold it up."""
     async with serving() as served:
@@ -430,3 +444,37 @@ async def test_an_orphan_gives_up_the_port_before_it_drains() -> None:
         await eventually(lambda: not served.accepts())
         assert served.server.lifecycle.draining
         assert await client.ask() == (200, "close"), "who is connected is still served"
+
+
+def test_a_burst_of_connections_is_accepted_in_few_turns_of_the_loop(tmp_path: Path) -> None:
+    """uvloop accepts one a listener in each of its turns, which take long where there is load."""
+    made: list[asyncio.Transport] = []
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            made.append(transport)
+
+    async def accept() -> int:
+        """How many turns it took."""
+        path = str(tmp_path / "socket")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(200)
+        with contextlib.ExitStack() as clients:
+            for _ in range(160):
+                clients.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+            loop = asyncio.get_running_loop()
+            listeners = [listener, *duplicates([listener])]
+            servers = [await loop.create_server(Accepted, sock=sock) for sock in listeners]
+            count = 0
+            while len(made) < 160 and count < 1000:
+                await asyncio.sleep(0)
+                count += 1
+            for closing in (*made, *servers):
+                closing.close()
+            await asyncio.sleep(0)
+        for sock in listeners:
+            sock.close()
+        return count
+
+    assert uvloop.run(accept()) < 40

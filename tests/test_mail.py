@@ -1,9 +1,11 @@
 """Handing mail to a real SMTP server, and to none."""
 
+import asyncio
 import io
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -178,6 +180,29 @@ async def test_a_server_that_never_answers_delays_in_bounded_time(server: MailSe
         mailer = mailer_for(server, mail_port=port, mail_timeout_seconds=0.3)
         with pytest.raises(MailDelayed):
             await send(mailer)
+
+
+async def test_of_a_server_that_never_answers_one_message_at_a_time_waits(
+    server: MailServer,
+) -> None:
+    """The others are delayed at once; and none is once it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mailer = mailer_for(server, mail_port=silent.getsockname()[1], mail_timeout_seconds=1)
+        with pytest.raises(MailDelayed):
+            await send(mailer)
+        began = time.monotonic()
+        waiting = asyncio.create_task(send(mailer))
+        await asyncio.sleep(0.1)
+        with pytest.raises(MailDelayed):
+            await send(mailer)
+        assert not waiting.done()
+        with pytest.raises(MailDelayed):
+            await waiting
+        assert time.monotonic() - began >= 1
+    mailer.settings = mailer_for(server).settings
+    await send(mailer)
+    await asyncio.gather(*(send(mailer) for _ in range(3)))
+    assert len(server.messages) == 4
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,10 @@ def test_a_stopped_merge_does_not_stop_scrapes_for_ever(
     """The answer is 503, and the thread is free again."""
     monkeypatch.setattr(metrics, "SCRAPE_WAIT_SECONDS", 0.1)
     with stopped_scrape(directory, fcntl.LOCK_EX):
-        assert ask("GET")[0] == 503
+        status, headers, body = ask("GET")
+    assert (status, headers[b"retry-after"]) == (503, b"1")
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert json.loads(body)["status"] == 503
     assert ask("GET")[0] == 200
 
 
@@ -320,7 +323,9 @@ def test_head_has_the_headers_of_get_and_no_body(directory: Path) -> None:
 def test_other_methods_are_refused(directory: Path, method: str) -> None:
     """With the methods that are not."""
     status, headers, body = ask(method)
-    assert (status, headers[b"allow"], body) == (405, b"GET, HEAD", b"")
+    assert (status, headers[b"allow"]) == (405, b"GET, HEAD")
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert json.loads(body)["title"] == "Method Not Allowed"
 
 
 def test_a_scrape_of_a_master_that_is_gone_is_answered(directory: Path) -> None:

@@ -1,8 +1,9 @@
 """The layer around the application, on an application of a few lines."""
 
+import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -13,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from api import assert_problem
-from service import logs
+from service import logs, turns
 from service.middleware import (
+    FORM_OVERHEAD_BYTES,
     LONGEST_HOST,
     SMALL_BODY_BYTES,
     TRACEPARENT,
+    Refusal,
     RequestLayer,
     host_matcher,
 )
@@ -54,7 +57,7 @@ async def broken_afterwards(scope: Any, receive: Any, send: Any) -> None:
 
 
 def layer(app: App = echo, **settings: Any) -> RequestLayer:
-    return RequestLayer(app, Settings(**settings), {("POST", "/large"): 100_000})
+    return RequestLayer(app, Settings(**settings), {("POST", "/large"): 100_000}, {})
 
 
 def client_of(app: App) -> httpx.AsyncClient:
@@ -214,11 +217,19 @@ async def test_the_connection_stays_open_for_a_client_that_is_still_sending() ->
     assert b"connection" not in dict(sent[0]["headers"])
 
 
-@pytest.mark.parametrize(("path", "limit"), [("/", SMALL_BODY_BYTES), ("/large", 100_000)])
+@pytest.mark.parametrize(
+    ("path", "limit"), [("/", SMALL_BODY_BYTES), ("/large", 100_000 + FORM_OVERHEAD_BYTES)]
+)
 async def test_the_limit_itself_is_allowed(path: str, limit: int) -> None:
     async with client_of(layer()) as client:
         assert (await client.post(path, content=b"x" * limit)).text == str(limit)
         assert_problem(await client.post(path, content=b"x" * (limit + 1)), 413)
+
+
+async def test_the_limit_that_is_told_leaves_room_for_a_form_around_a_file() -> None:
+    async with client_of(layer()) as client:
+        answer = await client.post("/large", content=b"x" * 200_000)
+    assert assert_problem(answer, 413)["detail"] == "The request brings more than 100000 bytes."
 
 
 async def test_a_larger_limit_is_for_its_method_alone() -> None:
@@ -389,3 +400,174 @@ async def test_a_strange_method_is_other_in_the_metrics() -> None:
             await client.request("BREW", "/")
             await client.request("PROPFIND", "/")
         assert counted() == 2
+
+
+class Slow:
+    """Works on a request until it may go on; `begins` its answer before that, or reads its body."""
+
+    def __init__(self, *, begins: bool = False, reads: bool = False) -> None:
+        self.begins, self.reads = begins, reads
+        self.working = 0
+        self.may_go_on = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.working += 1
+        if self.reads:
+            await receive()
+        if self.begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await self.may_go_on.wait()
+        if not self.begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@contextlib.asynccontextmanager
+async def busy_with(app: Slow, layer: RequestLayer, **request: Any) -> AsyncIterator[None]:
+    """Requests that the application works on during a block: one of this kind."""
+    begun = asyncio.create_task(call(layer, **request))
+    while not app.working:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    yield
+    app.may_go_on.set()
+    await begun
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 0.01)
+
+
+async def test_a_request_that_would_wait_for_too_long_is_refused(no_patience: None) -> None:
+    app = Slow()
+    full = layer(app, request_concurrency=1)
+    labels = {"method": "GET", "route": "(unmatched)", "status": "503"}
+    async with busy_with(app, full):
+        with counting(**labels) as counted:
+            answer = await get(full, x_request_id="my-own-request-id")
+            assert counted() == 1
+        assert assert_problem(answer, 503)["request_id"] == "my-own-request-id"
+        assert answer.headers["retry-after"] == "1"
+        assert app.working == 1
+    assert (await get(full)).status_code == 200
+
+
+def asked(full: RequestLayer, **request: Any) -> tuple[dict[str, Any], Refusal | None]:
+    """As by a server, with the scope of the request."""
+    headers = [(b"host", b"localhost"), (b"x-request-id", b"my-own-request-id")]
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers} | request
+    return scope, full.refusal(scope)
+
+
+async def test_a_server_that_asks_first_hears_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "REFUSED_SECONDS", 0.0)
+    app = Slow()
+    full = layer(app, request_concurrency=1, access_log=False)
+    labels = {"method": "GET", "route": "(unmatched)", "status": "503"}
+    async with busy_with(app, full):
+        waiting = asyncio.create_task(get(full))
+        await asyncio.sleep(0.01)
+        with counting(**labels) as counted:
+            _, refusal = asked(full)
+            assert counted() == 1
+        assert refusal == Refusal(
+            503,
+            "The service is busy. Try again shortly.",
+            "my-own-request-id",
+            {"Retry-After": "1"},
+        )
+    assert (await waiting).status_code == 200
+
+
+async def test_who_asked_first_has_a_place_already() -> None:
+    app = Slow()
+    app.may_go_on.set()
+    full = layer(app, request_concurrency=2, access_log=False)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    for headers, status in (([(b"host", b"localhost")], 200), ([(b"host", b"elsewhere")], 421)):
+        scope, refusal = asked(full, headers=headers)
+        assert refusal is None
+        assert full.turns.taken == 1
+        await full(scope, receive, send)
+        assert sent[-2]["status"] == status
+        assert full.turns.taken == 0
+
+
+async def test_with_an_access_log_the_layer_refuses_itself() -> None:
+    """A server that asks first does not know the client yet."""
+    full = layer(Slow(), request_concurrency=1, access_log=True)
+    for _ in range(2):
+        assert asked(full)[1] is None
+    assert full.turns.taken == 0
+
+
+async def test_a_request_waits_for_its_turn() -> None:
+    app = Slow()
+    full = layer(app, request_concurrency=1)
+    async with busy_with(app, full):
+        second = asyncio.create_task(get(full))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        assert app.working == 1
+    assert (await second).status_code == 200
+
+
+async def test_an_answer_that_has_begun_takes_no_turn(no_patience: None) -> None:
+    """Its client may read it as slowly as it likes."""
+    app = Slow(begins=True)
+    full = layer(app, request_concurrency=1)
+    async with busy_with(app, full):
+        second = asyncio.create_task(get(full))
+        while app.working < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert (await second).status_code == 200
+
+
+@pytest.mark.parametrize("framing", [(b"content-length", b"9"), (b"transfer-encoding", b"chunked")])
+async def test_a_body_that_does_not_come_takes_no_turn(
+    framing: tuple[bytes, bytes], no_patience: None
+) -> None:
+    app = Slow(reads=True)
+    full = layer(app, request_concurrency=1)
+    comes = asyncio.Event()
+
+    async def receive() -> Any:
+        await comes.wait()
+        return {"type": "http.request", "body": b"123456789"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    head = [(b"host", b"localhost"), framing]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": head}
+    slow = asyncio.create_task(full(scope, receive, send))
+    while not app.working:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert full.turns.taken == 0
+    comes.set()
+    while not full.turns.taken:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert (await get(full)).status_code == 503  # now it is worked on
+    app.may_go_on.set()
+    await slow
+    assert full.turns.taken == 0
+
+
+async def test_what_has_a_line_of_its_own_holds_up_nothing_else(no_patience: None) -> None:
+    app = Slow()
+    lines = {("POST", "/heavy"): turns.Turns("test", 1)}
+    two = RequestLayer(app, Settings(), {}, lines)
+    async with busy_with(app, two, path="/heavy"):
+        refused = await call(two, path="/heavy")
+        assert refused[0]["status"] == 503
+        other = asyncio.create_task(get(two))
+        while app.working < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert (await other).status_code == 200

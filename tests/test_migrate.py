@@ -264,3 +264,9 @@ async def test_rows_survive_a_migration_that_changes_nothing(settings: Settings)
     assert before == after == HEAD
     url = settings.database_url.get_secret_value()
     assert await in_database(url, lambda c: c.execute(select(Account.id)).all()) == []
+
+
+async def test_a_sqlite_file_is_for_this_user_alone(tmp_path: Path) -> None:
+    await migrate(Settings(database_url=f"sqlite:///{tmp_path}/var/service.sqlite3"))
+    path = tmp_path / "var" / "service.sqlite3"
+    assert [each.stat().st_mode & 0o777 for each in (path, path.parent)] == [0o600, 0o700]

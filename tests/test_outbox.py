@@ -16,6 +16,7 @@ from mail_server import MailServer, mail_server
 from servers import free_port
 from service import job_list, outbox
 from service.app import create_app
+from service.database_errors import DatabaseUnavailable
 from service.health import Health
 from service.jobs import Job, execute
 from service.lifecycle import Lifecycle
@@ -102,6 +103,30 @@ async def test_a_key_is_free_again_after_a_rollback(resources: Resources) -> Non
     assert await waiting(resources) == 0
     await post_one(resources)
     assert await waiting(resources) == 1
+
+
+@pytest.mark.parametrize("seconds", [20, 0])
+async def test_a_mail_that_was_taken_is_recorded_once_the_database_is_back(
+    resources: Resources, server: MailServer, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Or it would be sent again. Not by waiting for ever, as a worker has to be able to stop."""
+    record, failures = outbox._record, [DatabaseUnavailable(), DatabaseUnavailable()]
+
+    async def away_at_first(resources: Resources, key: str, **outcome: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await record(resources, key, **outcome)
+
+    monkeypatch.setattr(outbox, "_record", away_at_first)
+    monkeypatch.setattr(outbox, "RECORD_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(outbox, "RECORD_SECONDS", seconds)
+    await post_one(resources)
+    outcome = await execute(DELIVERY, resources, job())
+    assert (outcome.status, outcome.counted) == (("done", True) if seconds else ("again", False))
+    failures.clear()
+    await deliver(resources, job())
+    assert len(server.messages) == 1
+    assert (await mail(resources)).sent_at is not None
 
 
 async def test_a_refused_mail_is_recorded_and_not_tried_again(

@@ -1,7 +1,9 @@
 """The HTTP protocol's own bounds, on connections within this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service import protocol
+from service import logs, protocol
+from service.middleware import Refusal
 from service.protocol import BoundedHttp
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +29,7 @@ class App:
         self.gate = asyncio.Event()
         self.gate.set()
         self.early = False
+        self.refusal: Callable[[Any], Refusal | None] = lambda scope: None
         self.bodies: list[bytes | None] = []
         self.headers: list[dict[bytes, bytes]] = []
 
@@ -80,10 +84,13 @@ async def client(app: App) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def connected(app: App) -> AsyncIterator[Client]:
+async def connected(
+    app: App, default_headers: Sequence[tuple[bytes, bytes]] = ()
+) -> AsyncIterator[Client]:
     config = Config(app, http=BoundedHttp, lifespan="off", log_config=None)
     config.load()
     state = ServerState()
+    state.default_headers = list(default_headers)
     make: Callable[[], Any] = lambda: BoundedHttp(config, state, {})  # noqa: E731
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     client = Client(*await asyncio.open_connection(*server.sockets[0].getsockname()))
@@ -94,6 +101,87 @@ async def connected(app: App) -> AsyncIterator[Client]:
     for connection in list(state.connections):
         connection.transport.abort()
     await asyncio.gather(*state.tasks)
+
+
+BUSY = Refusal(503, "Busy.", "id-of-the-request", {"Retry-After": "1"})
+
+
+async def test_what_the_application_refuses_is_answered_without_it(
+    app: App, client: Client
+) -> None:
+    app.refusal = lambda scope: BUSY if scope["path"] == "/" else None
+    body = b"Content-Length: 5\r\n\r\nhello"
+    last = b"GET /last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for sent in (GET, POST + body, b"HEAD" + GET[3:]):
+        client.send(sent)
+        head = await client.until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nx-request-id: id-of-the-request\r\n" in head
+        assert b"\r\nretry-after: 1\r\n" in head
+        assert b"connection: close" not in head
+        if not sent.startswith(b"HEAD"):
+            problem = json.loads(await client.until(b"}"))
+            assert (problem["status"], problem["detail"]) == (503, "Busy.")
+            assert problem["request_id"] == BUSY.request_id
+    client.send(last)
+    answer = await client.until_closed()
+    assert answer.startswith(OK)
+    assert answer.endswith(b"ok")
+    assert app.bodies == [b""]
+
+
+async def test_a_refused_request_may_be_the_last(app: App, client: Client) -> None:
+    app.refusal = lambda scope: BUSY
+    client.send(GET[:-2] + b"Connection: close\r\n\r\n")
+    head, _, body = (await client.until_closed()).partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    assert json.loads(body)["status"] == 503
+
+
+async def test_in_a_drain_a_refused_request_is_the_last(app: App) -> None:
+    app.refusal = lambda scope: BUSY
+    async with connected(app, [(b"connection", b"close")]) as client:
+        client.send(GET)
+        head, _, body = (await client.until_closed()).partition(b"\r\n\r\n")
+    assert head.count(b"\r\nconnection: close") == 1
+    assert json.loads(body)["status"] == 503
+
+
+async def test_of_pipelined_requests_each_has_an_answer_in_its_order(
+    app: App, client: Client
+) -> None:
+    """Many are asked at once, of which the application refuses what it is asked about."""
+    app.refusal = lambda scope: BUSY
+    client.send(GET * 500 + GET[:-2] + b"Connection: close\r\n\r\n")
+    answers = await client.until_closed()
+    assert answers.count(b"HTTP/1.1 ") == 501
+    assert answers.count(b"HTTP/1.1 503 ") + answers.count(OK) == 501
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"nonsense\r\n\r\n", 400), (GET[:-2] + b"X: " + b"x" * 70_000 + b"\r\n\r\n", 431)],
+)
+async def test_what_is_no_request_has_an_id_in_header_body_and_log_alike(
+    client: Client, logged_ids: list[str], sent: bytes, status: int
+) -> None:
+    client.send(sent)
+    head, _, body = (await client.until_closed()).partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert f"x-request-id: {problem['request_id']}".encode() in head.split(b"\r\n")
+    assert logged_ids == [problem["request_id"]]
+
+
+@pytest.fixture
+def logged_ids() -> Iterator[list[str]]:
+    """The request ids of Uvicorn's lines from here on."""
+    ids: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda _: ids.append(logs.request_id.get())  # type: ignore[method-assign]
+    logging.getLogger("uvicorn.error").addHandler(handler)
+    yield ids
+    logging.getLogger("uvicorn.error").removeHandler(handler)
 
 
 async def test_a_body_that_pauses_ends_its_connection(

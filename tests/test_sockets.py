@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 
+from service import turns
 from service.errors import Unavailable
 from service.middleware import RequestLayer
 from service.settings import Settings
@@ -26,7 +27,7 @@ def layer(endpoint: Endpoint, **settings: Any) -> RequestLayer:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await endpoint(WebSocket(scope, receive, send))
 
-    return RequestLayer(app, Settings(**settings), {})
+    return RequestLayer(app, Settings(**settings), {}, {})
 
 
 async def silent(websocket: WebSocket) -> None:
@@ -207,3 +208,16 @@ async def handshake(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     writer.write("\r\n".join(lines).encode())
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
     return reader, writer
+
+
+async def test_an_open_socket_takes_no_turn_but_its_handshake_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 0.01)
+    app = layer(silent, request_concurrency=1)
+    async with served(app) as port, connecting(port, PATH, {}), connecting(port, PATH, {}):
+        assert app.turns.taken == 0
+        await app.turns.take()
+        problem = await refused(port, PATH, {}, 503)
+        assert problem["headers"]["Retry-After"] == "1"
+        app.turns.give_back()

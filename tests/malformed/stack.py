@@ -34,8 +34,10 @@ class Target:
             return exchange(connection, attack)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it has written about requests; every line has to be valid JSON."""
-        return self.nginx.lines if self.name == "nginx" else self.web.events("request")
+        """What it has written about requests and what is none; all of it has to be valid JSON."""
+        if self.name == "nginx":
+            return self.nginx.lines
+        return [event for event in self.web.events() if "request_id" in event]
 
     def everything_written(self) -> str:
         return self.web.log + self.nginx.errors + repr(self.nginx.lines)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from sqlalchemy import update
 
 from api import Api, Headers, assert_problem
 from pictures import halves, saved
+from service.folder import Folder
 from service.media.models import MediaItem
 
 pytestmark = pytest.mark.anyio
@@ -322,15 +324,45 @@ async def test_bytes_that_are_lost_are_404_and_an_error_in_the_log(
     assert line["level"] == "error"
 
 
-async def test_a_store_that_is_away_is_503(
-    api: Api, owner: Headers, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "status"), [(OSError, 503), (FileNotFoundError, 404)])
+async def test_a_store_that_goes_away_before_the_first_byte_is_an_error_and_no_cut_answer(
+    api: Api, owner: Headers, monkeypatch: pytest.MonkeyPatch, error: type[OSError], status: int
 ) -> None:
+    """It was there when it was asked for the size."""
     url = await stored(api, owner)
 
-    def size(*_: Any) -> int:
+    def gone(*_: Any) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Folder, "read", gone)
+    assert_problem(await api.client.get(url, headers=owner), status)
+
+
+@pytest.mark.parametrize("call", ["size", "chunks"])
+async def test_a_store_that_is_away_is_503(
+    api: Api, owner: Headers, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Also one that went away after it was asked for the size."""
+    url = await stored(api, owner)
+
+    def fails(*_: Any) -> Iterator[bytes]:
+        raise OSError(5, "Input/output error")
+        yield  # as reading does, at the first of its bytes
+
+    def fails_at_once(*_: Any) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(type(api.resources.storage.backend), "size", size)
+    broken = {"size": fails_at_once, "chunks": fails}[call]
+    monkeypatch.setattr(type(api.resources.storage.backend), call, broken)
     answer = await api.client.get(url, headers=owner)
     assert_problem(answer, 503)
     assert "retry-after" in answer.headers
+
+
+async def test_bytes_that_are_lost_after_their_size_was_asked_for_are_404(
+    api: Api, owner: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await stored(api, owner)
+    monkeypatch.setattr(type(api.resources.storage.backend), "size", lambda *_: len(CONTENT))
+    shutil.rmtree(Path(api.resources.settings.upload_folder))
+    assert_problem(await api.client.get(url, headers=owner), 404)

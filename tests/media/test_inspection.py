@@ -99,7 +99,7 @@ async def test_a_decoder_that_crashes_takes_nothing_with_it(
         await inspect()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
 async def test_a_process_that_somebody_ended_is_tried_again(
     become: Become, number: signal.Signals
 ) -> None:

@@ -182,7 +182,7 @@ async def test_a_key_that_may_only_read_is_enough(live: Live) -> None:
         assert "x-request-id" in socket.response.headers
 
 
-@pytest.mark.parametrize("ends", ["logged out", "expired"])
+@pytest.mark.parametrize("ends", ["logged out", "expired", "key deleted", "key expired"])
 async def test_a_socket_ends_with_its_token(
     settings: Settings, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +190,11 @@ async def test_a_socket_ends_with_its_token(
     async with serving(settings) as (api, port):
         account = await api.account()
         brief = 3 if ends == "expired" else 3600
-        mine = await api.token(account, lifetime_seconds=brief)
+        soon = datetime.now(UTC) + timedelta(seconds=3) if ends == "key expired" else None
+        if ends.startswith("key"):
+            mine = await api.key(account, expires_at=soon)
+        else:
+            mine = await api.token(account, lifetime_seconds=brief)
         other, key = await api.token(account), await api.key(account)
         async with (
             listening(port, mine) as socket,
@@ -199,6 +203,9 @@ async def test_a_socket_ends_with_its_token(
         ):
             if ends == "logged out":
                 await api.client.post("/logout", headers=mine)
+            elif ends == "key deleted":
+                keys = (await api.client.get("/api/keys", headers=other)).json()["items"]
+                await api.client.delete(f"/api/keys/{keys[-1]['id']}", headers=other)
             with pytest.raises(ConnectionClosed):
                 await told(socket)
             assert socket.close_code == live_module.TOKEN_ENDED

@@ -2,8 +2,10 @@
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,7 +14,8 @@ from sqlalchemy import select
 
 from api import Api
 from items import get, job, mails, process
-from pictures import animation, gif_of, halves, png_of, saved, turned, webp_of
+from pictures import ANY_NAMES, OF_ANY_KIND, PNG, gif_of, turned
+from service.jobs import execute
 from service.media import inspection, progress, tasks
 from service.media.images import Inspected
 from service.media.inspection import InspectionFailed
@@ -20,8 +23,6 @@ from service.media.models import MediaItem
 from service.storage import StorageUnavailable
 
 pytestmark = pytest.mark.anyio
-
-PNG = saved(halves((400, 200)), "PNG")
 
 
 async def test_an_upload_becomes_ready_with_facts_and_one_mail(quiet: Api) -> None:
@@ -38,6 +39,20 @@ async def test_an_upload_becomes_ready_with_facts_and_one_mail(quiet: Api) -> No
     (mail,) = await mails(quiet)
     assert (mail.recipient, mail.subject) == ("ada@example.org", "Your upload is ready")
     assert mail.text == "My photo\n"
+
+
+async def test_a_full_temporary_directory_uses_up_no_attempt(
+    quiet: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is full: the upload is not at fault."""
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG, "photo.png")
+    with monkeypatch.context() as full:
+        full.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+        outcome = await execute(tasks.TASKS[0], quiet.resources, job(item["id"]))
+        assert (outcome.status, outcome.counted) == ("again", False)
+    await process(quiet, item["id"])
+    assert (await get(quiet, headers, item["id"]))["status"] == "ready"
 
 
 async def test_what_is_no_image_becomes_ready_without_a_thumbnail(quiet: Api) -> None:
@@ -71,24 +86,7 @@ async def test_what_cannot_be_processed_becomes_failed_with_the_reason_and_one_m
 
 @pytest.mark.parametrize(
     ("content", "name", "expected"),
-    [
-        (b"", "empty.jpg", ("ready", "application/octet-stream", None, False)),
-        (b"\x00" * 1000, "zeros.png", ("ready", "application/octet-stream", None, False)),
-        (PNG, "mislabelled.txt", ("ready", "image/png", (400, 200), True)),
-        (PNG, "no extension", ("ready", "image/png", (400, 200), True)),
-        (b"<html><script>x</script>", "page.png", ("ready", "text/html", None, False)),
-        (b"%PDF-1.7\n", "photo.jpg", ("ready", "application/pdf", None, False)),
-        (saved(halves(mode="CMYK"), "JPEG"), "print.jpg", ("ready", "image/jpeg", (80, 40), True)),
-        (turned(6), "sideways.jpg", ("ready", "image/jpeg", (40, 80), True)),
-        (turned(3, "PNG"), "upside down.png", ("ready", "image/png", (80, 40), True)),
-        (animation("GIF"), "moving.gif", ("ready", "image/gif", (60, 60), True)),
-        (animation("WEBP"), "moving.webp", ("ready", "image/webp", (60, 60), True)),
-        (png_of(50_000, 50_000), "bomb.png", ("failed", None, None, False)),
-        (webp_of(16_000, 16_000), "bomb.webp", ("failed", None, None, False)),
-        (saved(halves(), "JPEG")[:300], "cut.jpg", ("failed", None, None, False)),
-        (PNG[:200], "cut.png", ("failed", None, None, False)),
-        (saved(halves(), "WEBP")[:40], "cut.webp", ("failed", None, None, False)),
-    ],
+    OF_ANY_KIND,
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_an_upload_of_any_kind_ends_ready_or_failed_and_is_still_there(
@@ -105,19 +103,7 @@ async def test_an_upload_of_any_kind_ends_ready_or_failed_and_is_still_there(
     assert len(await mails(quiet)) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "\u5199\u771f.png",
-        "\u0641\u0627\u0631\u0633\u06cc.png",
-        "\U0001f468\u200d\U0001f469\u200d\U0001f467.png",
-        "e\u0301te\u0301.png",
-        "\U000e0041.png",
-        "%2e%2e%2f.png",
-        "a b+c&d=e#f?.png",
-    ],
-    ids=ascii,
-)
+@pytest.mark.parametrize("name", ANY_NAMES, ids=ascii)
 async def test_an_image_of_any_name_can_be_seen(quiet: Api, name: str) -> None:
     headers = await quiet.signed_in()
     item = await quiet.upload(headers, PNG, name, public="true")

@@ -88,7 +88,7 @@ async def test_it_tells_nothing_of_the_owner(quiet: Api) -> None:
     await published(quiet, headers, title="A title")
     text = (await quiet.client.get(PATH)).text
     assert "A title" in text
-    for secret in ("ada", "example.org", str(account_id), account_id.hex, "sha256", "account"):
+    for secret in ("ada@", "example.org", str(account_id), account_id.hex, "sha256", "account"):
         assert secret not in text
 
 

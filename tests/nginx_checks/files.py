@@ -140,13 +140,20 @@ def media_have_ranges(site: Site) -> None:
 
 def a_range_that_cannot_be_had_is_a_problem(site: Site) -> None:
     """nginx finds it out when it has added all headers, and adds them again to the error."""
+    answer = site.nginx.ask(authorised(site), headers={"Range": "bytes=99999999-"})
+    assert_problem(answer, 416)
+    policy = answer.headers["content-security-policy"]
+    assert_secure(answer, content_security_policy=policy)
+    assert len(values(answer, "alt-svc")) == (1 if site.nginx.kind == "image" else 0)
+
+
+def static_files_have_no_ranges(site: Site) -> None:
+    """A 416 would say that it may be kept for ever, as the file may be."""
     static_file(site, "font.2123456789ab.woff2")
-    for path in (authorised(site), "/static/font.2123456789ab.woff2"):
-        answer = site.nginx.ask(path, headers={"Range": "bytes=99999999-"})
-        assert_problem(answer, 416)
-        policy = answer.headers["content-security-policy"]
-        assert_secure(answer, content_security_policy=policy)
-        assert len(values(answer, "alt-svc")) == (1 if site.nginx.kind == "image" else 0)
+    for asked in ("bytes=99999999-", "bytes=0-1"):
+        answer = site.nginx.ask("/static/font.2123456789ab.woff2", headers={"Range": asked})
+        assert (answer.status_code, answer.content) == (200, TEXT)
+        assert len(values(answer, "cache-control")) == 1
 
 
 def media_are_not_sent_twice(site: Site) -> None:
@@ -155,6 +162,10 @@ def media_are_not_sent_twice(site: Site) -> None:
     again = site.nginx.ask(path, headers={"If-None-Match": tag})
     assert (again.status_code, again.content) == (304, b"")
     assert values(again, "cache-control") == ["private, no-cache"]
+
+
+def media_of_another_version_are_412(site: Site) -> None:
+    assert_problem(site.nginx.ask(authorised(site), headers={"If-Match": '"another"'}), 412)
 
 
 def media_are_authorised_each_time(site: Site) -> None:
@@ -203,6 +214,7 @@ def public_answers_are_compressed(site: Site) -> None:
 
 CHECKS = [
     static_files_are_kept_for_ever,
+    static_files_have_no_ranges,
     other_static_files_are_asked_for_again,
     static_files_are_sent_as_they_were_compressed,
     what_is_not_there_is_asked_of_the_app,

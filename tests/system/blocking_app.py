@@ -10,6 +10,8 @@ import service.app
 class BlockingApp:
     """Answers `/block` with the worker's process id, and then stands still."""
 
+    refusal = None  # it answers a path that the application would never hear of
+
     def __init__(self, app: Any) -> None:
         self.app = app
 

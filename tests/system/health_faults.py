@@ -20,6 +20,8 @@ from typing import Any
 
 from servers import Postgresql, Web, postgresql_program, wait_until
 
+SMALL_DISK_BYTES = 16 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -303,10 +305,18 @@ class FarPostgresql(Postgresql):
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 16 MiB. Raises CalledProcessError where it cannot be mounted."""
+    """A new folder with a file system of 16 MiB. Raises CalledProcessError where it cannot be
+    mounted."""
     folder.mkdir()
-    _run("mount", "-t", "tmpfs", "-o", "size=16m,mode=1777", "tmpfs", str(folder))
-    try:
+    with mounted(folder, SMALL_DISK_BYTES):
         yield folder
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size_bytes: int) -> Iterator[None]:
+    """A file system of this size on a folder. Raises CalledProcessError where it cannot be."""
+    _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=1777", "tmpfs", str(folder))
+    try:
+        yield
     finally:
         _run("umount", "-l", str(folder))

@@ -17,7 +17,10 @@ from servers import ROOT
 pytestmark = pytest.mark.timeout(3600)
 
 PAGE = ROOT / "docs" / "adopting.md"
-OF_MEDIA = r"service\.media|/(api|api/public|ws)/media|media_items|media\.process|# media\b"
+OF_MEDIA = (
+    r"service\.media|/(api|api/public|ws)/media|Media(Item|NotFound)|media_items|media\.process"
+    r"|# media\b"
+)
 OPENAPI = """
 from service.app import create_app
 from service.settings import Settings

@@ -2,6 +2,7 @@
 server, a worker and two web workers. What each line means in detail is tested beside its code."""
 
 import re
+from datetime import UTC, datetime
 
 import httpx2 as httpx
 import pytest
@@ -39,10 +40,12 @@ def test_logins_are_refused_alike(member: Person) -> None:
 
 
 def test_logins_of_an_account_are_limited(member: Person) -> None:
+    """Over a connection each, so that every worker is asked: they count together."""
     guess = {"username": f"un{member.email}", "password": "a guess"}
-    answers = [member.client.post("/login", data=guess) for _ in range(40)]
+    url = f"{member.deployment.web.url}/login"
+    answers = [httpx.post(url, data=guess, timeout=30) for _ in range(40)]
     limited = [answer for answer in answers if answer.status_code == 429]
-    assert limited, "more than the ten at once, and one each half minute"
+    assert 10 <= len(answers) - len(limited) < 15, "ten at once, and one each half minute"
     assert int(limited[0].headers["retry-after"]) > 0
     assert_problem(limited[0], 429)
     assert member.log_in() == 200, "another account is not held off"
@@ -67,6 +70,7 @@ def test_a_password_is_reset_through_the_api(member: Person) -> None:
     assert [answer.status_code for answer in answers] == [202, 202]
     assert answers[0].content == answers[1].content
     letter = member.deployment.letter(member.email, "Set a new password")
+    assert member.deployment.letters(emails[1], "Set a new password") == []
     (token,) = re.findall(r"POST /api/accounts/password/reset:\s+(\S+)", letter.text)
     body = {"token": token, "password": "another long password"}
     assert member.client.post(reset, json=body).status_code == 204
@@ -76,7 +80,8 @@ def test_a_password_is_reset_through_the_api(member: Person) -> None:
 
 
 def test_a_key_is_shown_once_and_good_until_it_is_deleted(member: Person) -> None:
-    wanted = {"name": "backup", "scopes": ["read"], "expires_at": "2030-01-31T12:00:00Z"}
+    next_year = f"{datetime.now(UTC).year + 1}-01-31T12:00:00Z"
+    wanted = {"name": "backup", "scopes": ["read"], "expires_at": next_year}
     made = member.client.post("/api/keys", json=wanted)
     assert made.status_code == 201
     key = made.json()["key"]

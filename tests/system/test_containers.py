@@ -24,7 +24,7 @@ PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 MAIL_PASSWORD = "the-mail-passw0rd"
 SERVICES = ("web", "worker", "nginx", "postgres", "redis")
 OWN_LAYERS_MB = 120
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

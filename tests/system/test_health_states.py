@@ -50,6 +50,8 @@ from system.health_faults import (
     small_disk,
 )
 
+pytestmark = pytest.mark.alone
+
 PASS = {"status": "pass", "reason": "ok"}
 STARTING = {"status": "fail", "reason": "starting"}
 DEPENDENCY = {"status": "fail", "reason": "dependency"}
@@ -159,7 +161,9 @@ def test_head_is_get_without_its_body(well: Service, path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_post_is_no_probe(well: Service, path: str) -> None:
-    assert well.probe(path, "POST").status == 405
+    answer = well.probe(path, "POST")
+    assert answer.status == 405
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_a_successful_probe_writes_no_line(well: Service) -> None:

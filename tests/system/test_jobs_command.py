@@ -92,7 +92,7 @@ def test_a_failed_job_runs_again_with_all_its_attempts(
 def test_a_failed_job_is_discarded(failed: str, run: Run) -> None:
     [job] = listed(run(failed, "--format", "json"))
     assert run(failed, "discard", str(job["id"])).returncode == 0
-    assert run(failed).stdout == "no such jobs\n"
+    assert run(failed).stdout == "no jobs that are failed\n"
 
 
 def test_only_failed_jobs_are_changed(database_url: str, run: Run) -> None:
@@ -100,7 +100,7 @@ def test_only_failed_jobs_are_changed(database_url: str, run: Run) -> None:
     [job] = listed(run(database_url, "--status", "todo", "--format", "json"))
     done = run(database_url, "discard", str(job["id"]), "999999")
     assert done.returncode == 1
-    assert done.stdout.count("there is no failed job with this id") == 2
+    assert done.stdout.count(": no failed job has this id; `service jobs` lists") == 2
     assert len(listed(run(database_url, "--status", "todo", "--format", "json"))) == 1
 
 

@@ -58,9 +58,9 @@ def assert_harmless(answer: Answer) -> None:
 
 
 def assert_written_once(target: Target, outcome: Outcome) -> None:
-    """One line a request: that of its id. What is no request has no id from the app."""
+    """One line a request, or what is none: that of its id."""
     ids = [id_ for answer in outcome.answers for id_ in answer.values("x-request-id")]
-    assert len(ids) == len(outcome.answers) or target.name == "app"
+    assert len(ids) == len(outcome.answers)
 
     def written() -> bool:
         lines = [line.get("request_id") for line in target.lines()]

@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from servers import Web, clean_environment, wait_until
 
+pytestmark = pytest.mark.alone
+
 MakeWeb = Callable[..., Web]
 Environment = dict[str, str]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -150,6 +152,7 @@ def test_everything_one_wants_to_see_is_there(web: Web) -> None:
         "service_database_pool_size": "gauge",
         "service_event_loop_lag_seconds": "gauge",
         "service_jobs": "gauge",
+        "service_refused": "counter",
         "service_worker_exits": "counter",
         "service_websockets_open": "gauge",
         "service_worker_heartbeat_timestamp_seconds": "gauge",

@@ -12,7 +12,10 @@ from nginx import Nginx, Site
 from nginx_checks import OPEN, changes
 from servers import free_port, wait_until
 
-pytestmark = pytest.mark.parametrize("nginx_kind", ["image"], indirect=True)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.parametrize("nginx_kind", ["image"], indirect=True),
+]
 
 
 def test_a_reload_fails_no_request(site: Site) -> None:

@@ -7,6 +7,8 @@ import pytest
 from nginx import Site, running_site
 from nginx_checks import FOREIGN, Check, identity
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("check", identity.CHECKS, ids=lambda check: check.__name__)
 def test_that(check: Check, site: Site) -> None:

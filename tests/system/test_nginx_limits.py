@@ -5,6 +5,8 @@ import pytest
 from nginx import Site
 from nginx_checks import Check, limits
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("check", limits.RATES, ids=lambda check: check.__name__)
 def test_that(check: Check, limited_site: Site) -> None:

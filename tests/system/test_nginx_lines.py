@@ -30,6 +30,8 @@ from nginx_checks import (
     upstreams,
 )
 
+pytestmark = pytest.mark.alone
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -96,6 +98,7 @@ ANSWERS = [
         NOSNIFF, NOSNIFF.replace("volatile;", ""), files.a_range_that_cannot_be_had_is_a_problem
     ),
     gone('"/_problem 416" 1;', files.a_range_that_cannot_be_had_is_a_problem),
+    gone("max_ranges       0;", files.static_files_have_no_ranges),
     gone('~^/_media/ "default-src', files.media_are_harmless_on_this_origin),
     gone("server_tokens off;", answers.no_version_is_told),
     gone("proxy_hide_header             X-Powered-By;", answers.no_version_is_told),
@@ -270,7 +273,7 @@ LIMITS = [
 ]
 UPSTREAMS = [
     gone("proxy_set_header Connection         $connection_header;", upstreams.connections_are_kept),
-    gone("keepalive         64;", upstreams.connections_are_kept),
+    gone("keepalive         256;", upstreams.connections_are_kept),
     became(
         "keepalive_timeout 4s;",
         "keepalive_timeout 60s;",

@@ -8,6 +8,8 @@ import pytest
 from nginx import Change, running_site
 from nginx_checks import OPEN, slowness
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("nginx_kind", "changes"),

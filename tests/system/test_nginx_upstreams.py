@@ -8,6 +8,8 @@ import pytest
 from nginx import Site, running_site
 from nginx_checks import BACKUP, PAIR, Check, upstreams
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def pair(nginx_kind: str, nginx_directory: Path) -> Iterator[Site]:

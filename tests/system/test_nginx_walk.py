@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ from websockets.sync.client import ClientConnection, connect
 from nginx import Nginx
 from nginx_checks import OPEN
 from nginx_checks.answers import MEDIA_POLICY, SECURITY, assert_secure, values
-from pictures import halves, saved
+from pictures import ANY_NAMES, halves, saved
 from servers import Web, run_service, wait_until
+
+pytestmark = pytest.mark.alone
 
 PASSWORD = "correct horse battery staple"
 PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
+FRESH_SECONDS = 10  # of the public listing  # media
 
 
 @dataclass
@@ -168,6 +172,39 @@ def test_an_upload_that_is_too_large(behind: Behind, signed_in: dict[str, str]) 
         assert answer.status_code == status
         if status == 413:
             assert answer.json()["title"] == "Content Too Large"
+
+
+def test_a_picture_of_any_name(behind: Behind, signed_in: dict[str, str]) -> None:
+    nginx = behind.nginx
+    for name in ANY_NAMES:
+        files = {"file": (name, PHOTO)}
+        sent = nginx.ask("/api/media", "POST", headers=signed_in, files=files)
+        original = nginx.ask(sent.json()["url"], headers=signed_in)
+        assert (original.status_code, original.content == PHOTO) == (200, True), name
+
+
+def test_the_public_listing_outlives_the_app(behind: Behind, signed_in: dict[str, str]) -> None:
+    nginx, path = behind.nginx, "/api/public/media?limit=7"
+    sent = nginx.ask(
+        "/api/media",
+        "POST",
+        headers=signed_in,
+        files={"file": ("a.txt", b"hello")},
+        data={"public": "true"},
+    )
+    item_id = sent.json()["id"]
+    first = wait_until(
+        lambda: (answer := nginx.ask(path)).status_code == 200 and item_id in answer.text and answer
+    )
+    behind.web.stop()
+    try:
+        time.sleep(FRESH_SECONDS + 1)
+        old = nginx.ask(path)
+        assert (old.status_code, old.content) == (200, first.content)
+        assert nginx.ask(sent.headers["location"], headers=signed_in).status_code == 502
+    finally:
+        behind.web.start(wait=None)
+        wait_until(lambda: nginx.ask("/health/live").status_code == 200, seconds=20)
 
 
 # media: to here

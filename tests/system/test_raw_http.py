@@ -12,6 +12,8 @@ import pytest
 
 from servers import Web, wait_until
 
+pytestmark = pytest.mark.alone
+
 MEBIBYTE = 1024 * 1024
 LIMIT = 64 * MEBIBYTE
 HOST = b"Host: localhost\r\n"

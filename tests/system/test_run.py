@@ -11,7 +11,16 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from servers import ROOT, Postgresql, RedisServer, clean_environment, free_port, require, wait_until
+from servers import (
+    ROOT,
+    Postgresql,
+    RedisServer,
+    as_at_a_terminal,
+    clean_environment,
+    free_port,
+    require,
+    wait_until,
+)
 from stack import copy_checkout
 
 
@@ -31,6 +40,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=as_at_a_terminal,
             )
 
     @property
@@ -67,9 +77,12 @@ class Run:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy with the environment of this one."""
+    """A copy with the environment of this one, which make leaves as it is: renewed from here, it
+    would lose its own package with the copy."""
     require((ROOT / ".venv" / "runtime").exists(), "make .venv/runtime")
     copy_checkout(tmp_path)
+    for name in ("requirements.txt", "requirements-build.txt", "pyproject.toml"):
+        os.utime(tmp_path / name, (0, 0))
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     return tmp_path
 
@@ -91,6 +104,9 @@ def test_ctrl_c_ends_everything(embedded: Run) -> None:
     embedded.url()
     embedded.stop()
     assert embedded.processes() == []
+    end = embedded.printed.partition("Handling signal: int")[2]
+    assert "Shutting down: Master" in end
+    assert not re.search(r"^\S+ (warning|error) ", end, re.MULTILINE), end
 
 
 def test_servers_of_the_environment_are_used_with_a_worker_beside(
@@ -105,6 +121,13 @@ def test_servers_of_the_environment_are_used_with_a_worker_beside(
     finally:
         run.stop()
     assert run.processes() == []
+
+
+def test_the_environment_is_not_renewed_from_a_copy(checkout: Path) -> None:
+    made = subprocess.run(
+        ["make", "--question", ".venv/runtime"], cwd=checkout, capture_output=True
+    )
+    assert made.returncode == 0
 
 
 def test_a_mode_that_is_not_known_is_refused(checkout: Path) -> None:

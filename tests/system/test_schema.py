@@ -20,7 +20,7 @@ BEYOND_IT = {
     ("POST", "/api/accounts/password/reset"),
     ("GET", "/ws/media"),  # media
 }
-pytestmark = pytest.mark.timeout(SECONDS + 60)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(SECONDS + 60)]
 
 
 def tokens(settings: Settings, who: str) -> list[str]:

@@ -4,6 +4,7 @@ with clients connected all the while. A failed request is a failed test.
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -19,6 +20,8 @@ import pytest
 from conftest import require
 from servers import Web, children, find_program, has_ended, make_certificate, wait_until
 from traffic import Traffic
+
+pytestmark = pytest.mark.alone
 
 MakeWeb = Callable[..., Web]
 Environment = dict[str, str]
@@ -182,6 +185,14 @@ def test_the_master_opens_nothing_but_its_listener(preloaded: Web) -> None:
     assert kinds.count("socket") == 1, targets
     assert "anon_inode" not in kinds, targets
     assert not any("sqlite" in target for target in targets)
+
+
+def test_a_process_may_open_as_many_files_as_it_is_allowed_to(
+    make_web: MakeWeb, embedded_environment: Environment
+) -> None:
+    web = make_web(embedded_environment, prefix=("prlimit", "--nofile=256:2048"))
+    limits = {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in web.workers()}
+    assert limits == {(2048, 2048)}
 
 
 def test_the_process_id_is_written_while_the_service_runs(

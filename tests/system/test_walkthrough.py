@@ -87,14 +87,14 @@ def test_each_upload_is_told_of_once_and_under_its_request(person: Person) -> No
     assert len(person.deployment.letters(person.email, ready)) == 2
     assert len(person.deployment.letters(person.email, failed)) == 1
     for item in (first, second):
-        assert_logged(person.deployment, item)
+        assert_logged(person, item)
 
 
-def assert_logged(deployment: Deployment, item: dict[str, Any]) -> None:
+def assert_logged(person: Person, item: dict[str, Any]) -> None:
     """That the worker's lines about an upload carry the id of its request."""
+    deployment, request_id = person.deployment, person.request_ids[item["id"]]
     processed = {"message": "media_processed", "media_id": item["id"]}
     (event,) = wait_until(lambda: deployment.events(**processed))
-    request_id = f"request-of-{item['filename']}"
     assert event["request_id"] == request_id
     wait_until(lambda: done(deployment, request_id) == {"media.process", "mail.deliver"})
 

@@ -14,6 +14,8 @@ from service.database import open_database
 from service.jobs import Jobs
 from service.settings import Settings
 
+pytestmark = pytest.mark.alone
+
 Start = Callable[..., Worker]
 
 

@@ -2,6 +2,7 @@
 rest."""
 
 import http.client
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import httpx2 as httpx
 
 from api import assert_problem
 from deployments import Deployment, Person
-from pictures import halves, saved
+from pictures import ANY_NAMES, OF_ANY_KIND, halves, saved
 from servers import wait_until
 
 PNG = saved(halves(), "PNG")
@@ -51,6 +52,34 @@ def test_an_upload_is_accepted_and_processed(member: Person) -> None:
     assert (item["content_type"], item["width"], item["height"]) == ("image/png", 80, 40)
 
 
+def test_an_upload_of_any_kind_ends_ready_or_failed_and_is_still_there(member: Person) -> None:
+    items = [member.upload(content, name) for content, name, _ in OF_ANY_KIND]
+    for item, (content, name, expected) in zip(items, OF_ANY_KIND, strict=True):
+        done = member.wait_for(item)
+        size = (done["width"], done["height"]) if done["width"] else None
+        found = (done["status"], done["content_type"], size, done["thumbnail_url"] is not None)
+        assert found == expected, name
+        assert member.client.get(done["url"]).content == content, name
+
+
+def test_an_upload_of_any_name_can_be_downloaded(member: Person) -> None:
+    for name in ANY_NAMES:
+        item = ready(member, PNG, name)
+        assert member.client.get(item["url"]).content == PNG, name
+
+
+def test_a_thumbnail_is_sent_safely_in_parts_and_not_twice(member: Person) -> None:
+    item = ready(member)
+    whole = member.client.get(item["thumbnail_url"])
+    assert (whole.status_code, whole.headers["content-type"]) == (200, "image/webp")
+    assert whole.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in whole.headers["content-security-policy"]
+    part = member.client.get(item["thumbnail_url"], headers={"Range": "bytes=4-9"})
+    assert (part.status_code, part.content) == (206, whole.content[4:10])
+    known = {"If-None-Match": whole.headers["etag"]}
+    assert member.client.get(item["thumbnail_url"], headers=known).status_code == 304
+
+
 def test_an_upload_over_the_limit_is_refused_before_its_body(member: Person) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", member.deployment.web.port, timeout=30)
     connection.putrequest("POST", "/api/media")
@@ -61,6 +90,19 @@ def test_an_upload_over_the_limit_is_refused_before_its_body(member: Person) -> 
     answer = connection.getresponse()
     assert (answer.status, answer.getheader("Content-Type")) == (413, "application/problem+json")
     connection.close()
+
+
+def test_an_upload_over_the_limit_without_a_length_is_refused(member: Person) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
+        for _ in range(17):
+            yield bytes(2**20)
+        yield b"\r\n--x--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = member.client.post("/api/media", headers=headers, content=body())
+    assert_problem(answer, 413)
+    assert member.client.get("/api/media").json()["items"] == []
 
 
 def test_an_upload_that_is_repeated_gets_the_first_answer(member: Person) -> None:

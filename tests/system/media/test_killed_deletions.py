@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2 as httpx
+import pytest
 
 from api import running_api
 from pictures import halves, saved
 from servers import Web, Worker
 from service.settings import Settings
+
+pytestmark = pytest.mark.alone
 
 
 def uploaded(settings: Settings) -> tuple[dict[str, str], str]:

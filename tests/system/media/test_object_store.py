@@ -18,6 +18,8 @@ from servers import Web, Worker, running, wait_until
 from service.settings import Settings
 from service.storage import open_storage
 
+pytestmark = pytest.mark.alone
+
 PATIENCE_SECONDS = 60
 PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)
 LARGE = os.urandom(12 * 1024 * 1024)

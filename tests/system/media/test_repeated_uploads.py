@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 import httpx2 as httpx
@@ -36,6 +37,18 @@ def signed_in(settings: Settings) -> dict[str, str]:
     return asyncio.run(sign_in())
 
 
+def served(settings: Settings, make_web: Callable[..., Web]) -> tuple[Web, dict[str, str]]:
+    """Two workers, and the headers of somebody who is logged in."""
+    headers = signed_in(settings)
+    url, redis = settings.database_url, settings.redis_url
+    environment = {
+        "DATABASE_URL": url.get_secret_value(),
+        "REDIS_URL": redis.get_secret_value(),
+        "WEB_CONCURRENCY": "2",
+    }
+    return make_web(environment), headers
+
+
 @pytest.mark.parametrize("released", ["before the repetition", "after it"])
 def test_a_killed_process_leaves_no_key_behind(
     server_settings: Settings,
@@ -46,9 +59,7 @@ def test_a_killed_process_leaves_no_key_behind(
     """The first has taken the key, and waits for a lock, when its process is killed."""
     url = server_settings.database_url.get_secret_value()
     name = url.rpartition("/")[2]
-    headers = signed_in(server_settings)
-    redis = server_settings.redis_url.get_secret_value()
-    web = make_web({"DATABASE_URL": url, "REDIS_URL": redis, "WEB_CONCURRENCY": "2"})
+    web, headers = served(server_settings, make_web)
     with Lock(url) as lock:
         first = threading.Thread(target=send, args=(web, headers))
         first.start()
@@ -72,6 +83,23 @@ def test_a_killed_process_leaves_no_key_behind(
     assert shared_postgresql.psql("SELECT count(*) FROM media_items", name) == "1"
     assert shared_postgresql.psql("SELECT count(*) FROM idempotency_keys", name) == "1"
     assert shared_postgresql.psql("SELECT count(*) FROM procrastinate_jobs", name) == "1"
+
+
+def test_who_repeats_while_the_first_still_runs_gets_its_answer(
+    server_settings: Settings, shared_postgresql: Postgresql, make_web: Callable[..., Web]
+) -> None:
+    """Of four at once, over both workers, one has taken the key and waits for a lock."""
+    url = server_settings.database_url.get_secret_value()
+    name = url.rpartition("/")[2]
+    web, headers = served(server_settings, make_web)
+    with ThreadPoolExecutor(4) as pool, Lock(url) as lock:
+        sent = [pool.submit(send, web, headers) for _ in range(4)]
+        wait_until(lambda: int(shared_postgresql.psql(WAITING, name)) == 4)
+        lock.release()
+        answers = [future.result() for future in sent]
+    assert {answer and answer.status_code for answer in answers} == {202}
+    assert len({answer and answer.content for answer in answers}) == 1
+    assert shared_postgresql.psql("SELECT count(*) FROM media_items", name) == "1"
 
 
 class Lock:

@@ -1,0 +1,215 @@
+"""Turns, and the line before them."""
+
+import asyncio
+
+import pytest
+from prometheus_client import REGISTRY
+
+from service import turns
+from service.turns import Busy, Turns
+
+pytestmark = pytest.mark.anyio
+
+
+async def begun() -> None:
+    """Let what was started run until it waits."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def waiting(some: Turns) -> asyncio.Task[None]:
+    return asyncio.create_task(some.take())
+
+
+def refused() -> float:
+    return REGISTRY.get_sample_value("service_refused_total", {"turn": "test"}) or 0.0
+
+
+async def test_so_many_have_a_turn_at_once_and_the_next_one_waits() -> None:
+    some = Turns("test", 2)
+    await some.take()
+    await some.take()
+    third = waiting(some)
+    await begun()
+    assert not third.done()
+    some.give_back()
+    await third
+    assert some.taken == 2
+
+
+async def test_who_came_first_is_first() -> None:
+    some, order = Turns("test", 1), []
+    await some.take()
+
+    async def come(number: int) -> None:
+        await some.take()
+        order.append(number)
+        some.give_back()
+
+    tasks = [asyncio.create_task(come(number)) for number in range(5)]
+    await begun()
+    some.give_back()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+    assert some.taken == 0
+
+
+async def test_a_burst_of_any_size_waits() -> None:
+    some = Turns("test", 1)
+    await some.take()
+    burst = [waiting(some) for _ in range(1000)]
+    await begun()
+    assert not any(task.done() for task in burst)
+    for task in burst:
+        some.give_back()
+        await task
+
+
+async def test_nobody_joins_a_line_whose_first_has_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "REFUSED_SECONDS", 0.01)
+    some, before = Turns("test", 1), refused()
+    await some.take()
+    first = waiting(some)
+    await asyncio.sleep(0.05)
+    with pytest.raises(Busy) as refusal:
+        await some.take()
+    assert refusal.value.headers["Retry-After"] == "1"
+    assert refused() == before + 1
+    some.give_back()
+    await first
+
+
+async def test_once_the_line_is_short_again_others_join_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "REFUSED_SECONDS", 0.01)
+    some = Turns("test", 1)
+    await some.take()
+    first = waiting(some)
+    await asyncio.sleep(0.05)
+    some.give_back()
+    await first
+    second = waiting(some)
+    await begun()
+    assert not second.done()
+    some.give_back()
+    await second
+
+
+async def test_nobody_joins_a_line_that_is_known_to_move_too_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten turns in the time that may be waited, and a crowd that comes whenever one ends."""
+    monkeypatch.setattr(turns, "REFUSED_SECONDS", 10.0)
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 20.0)
+    monkeypatch.setattr(turns, "PACE_SECONDS", 0.1)
+    some, crowd = Turns("test", 1), []
+    await some.take()
+    begun_at, ends = asyncio.get_running_loop().time(), 0
+    while ends < 20:
+        crowd += [waiting(some) for _ in range(50)]
+        await asyncio.sleep(0.02)
+        some.give_back()
+        ends += 1
+    per_second = ends / (asyncio.get_running_loop().time() - begun_at)
+    line = sum(not task.done() for task in crowd)
+    assert line < 2 * per_second * turns.REFUSED_SECONDS
+    assert sum(task.done() and task.exception() is not None for task in crowd) > 100
+    while some.taken:
+        some.give_back()
+        await begun()
+    await asyncio.wait(crowd)
+
+
+async def test_how_fast_a_line_was_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who come later may be quicker."""
+    monkeypatch.setattr(turns, "PACE_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "KNOWN_SECONDS", 0.1)
+    some = Turns("test", 1)
+    await some.take()
+    first = waiting(some)
+    await asyncio.sleep(0.05)
+    with pytest.raises(Busy):  # as no turn was given for so long
+        await some.take()
+    some.give_back()
+    await first
+    some.give_back()
+    await asyncio.sleep(0.2)
+    await some.take()
+    burst = [waiting(some) for _ in range(100)]
+    await begun()
+    assert not any(task.done() for task in burst)
+    for task in burst:
+        some.give_back()
+        await task
+
+
+async def test_nobody_waits_longer_than_the_longest_time_also_where_no_turn_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 0.05)
+    some = Turns("test", 1)
+    await some.take()
+    first = waiting(some)
+    await asyncio.sleep(0.02)
+    second = waiting(some)
+    for task in (first, second):
+        with pytest.raises(Busy):
+            await task
+    assert some.taken == 1
+    some.give_back()
+    await some.take()
+
+
+async def test_a_place_can_be_left() -> None:
+    some = Turns("test", 1)
+    has_turn, first, second = some.enter(), some.enter(), some.enter()
+    some.leave(first)
+    some.leave(has_turn)
+    await some.wait(second)
+    assert some.taken == 1
+    third = some.enter()
+    some.give_back()  # the turn is the third one's, who does not know yet
+    some.leave(third)
+    assert some.taken == 0
+
+
+async def test_who_gives_up_waiting_takes_no_turn() -> None:
+    some = Turns("test", 1)
+    await some.take()
+    first, second = waiting(some), waiting(some)
+    await begun()
+    first.cancel()
+    await begun()
+    some.give_back()
+    await second
+    assert some.taken == 1
+
+
+async def test_who_gives_up_just_when_it_is_its_turn_gives_it_back() -> None:
+    some = Turns("test", 1)
+    await some.take()
+    first = waiting(some)
+    await begun()
+    some.give_back()  # the turn is the first one's, who does not know yet
+    first.cancel()
+    await asyncio.wait({first})
+    assert first.cancelled()
+    assert some.taken == 0
+
+
+async def test_a_turn_that_was_given_back_for_a_while_is_taken_again_at_once() -> None:
+    some = Turns("test", 1)
+    await some.take()
+    some.give_back()
+    await some.take()
+    some.take_again()
+    assert some.taken == 2
+    some.give_back()
+    third = waiting(some)
+    await begun()
+    assert not third.done()
+    some.give_back()
+    await third
