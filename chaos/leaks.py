@@ -25,7 +25,7 @@ from servers import wait_until
 REQUESTS = 300_000
 SHORT_REQUESTS = 20_000
 STEPS = 10  # samples are taken after the warm-up, half of these, and all of them
-WARM_UP_SHARE = 0.15
+WARM_UP_SHARE = 0.4
 LEAST_WARM_UP = 10_000
 CONNECTIONS = 32
 CROWDED = 160  # in the warm-up

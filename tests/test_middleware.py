@@ -15,10 +15,9 @@ from starlette.responses import PlainTextResponse
 
 from api import assert_problem
 from service import logs, turns
+from service.bodies import FORM_OVERHEAD_BYTES, SMALL_BODY_BYTES
 from service.middleware import (
-    FORM_OVERHEAD_BYTES,
     LONGEST_HOST,
-    SMALL_BODY_BYTES,
     TRACEPARENT,
     Refusal,
     RequestLayer,

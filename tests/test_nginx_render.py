@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nginx import RENDER, TEMPLATE, render
 from servers import clean_environment
-from service import exchange, middleware
+from service import bodies, exchange
 from service.fields import Size
 from service.settings import Settings
 
@@ -129,7 +129,7 @@ def test_every_value_ends_up_where_it_belongs(rendered: Render) -> None:
         "return 308 https://$host:8443$request_uri;",
         '"$host:8443"',
         "9000 api.example.org;",
-        f"client_max_body_size {2**20 + middleware.FORM_OVERHEAD_BYTES};",  # media
+        f"client_max_body_size {2**20 + bodies.FORM_OVERHEAD_BYTES};",  # media
         "rate=600r/m;",
         "max-age=0;",
         "resolver         127.0.0.11 valid=1s;",
@@ -395,7 +395,7 @@ def test_sizes_are_read_as_the_service_reads_them(
         done = render(output, **{**variables, "MAX_CONTENT_LENGTH": text})
         assert done.returncode == 78
     else:
-        expected = size + middleware.FORM_OVERHEAD_BYTES
+        expected = size + bodies.FORM_OVERHEAD_BYTES
         template.write_text("${UPLOAD_BYTES}\n")
         done = render(output, template, **{**variables, "MAX_CONTENT_LENGTH": text})
         assert output.read_text() == f"{expected}\n"
@@ -410,10 +410,10 @@ def seconds(text: str, directive: str) -> int:
 def test_the_body_limits_are_those_of_the_service(rendered: Render) -> None:
     text = rendered()
     limits = set(map(int, re.findall(r"client_max_body_size ([0-9]+);", text)))
-    upload = int(Settings().max_content_length) + middleware.FORM_OVERHEAD_BYTES
+    upload = int(Settings().max_content_length) + bodies.FORM_OVERHEAD_BYTES
     assert limits <= {0, upload}  # 0 where nginx reads none
     assert "client_max_body_size        64k;" in text
-    assert middleware.SMALL_BODY_BYTES == 64 * 1024
+    assert bodies.SMALL_BODY_BYTES == 64 * 1024
 
 
 def test_nginx_closes_idle_connections_before_the_service_does(rendered: Render) -> None:

@@ -11,11 +11,18 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from prometheus_client import Histogram
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from service import logs, metrics
+from service.bodies import (
+    FORM_OVERHEAD_BYTES,
+    SMALL_BODY_BYTES,
+    BodyTooLarge,
+    counted,
+    too_large,
+    waiting,
+)
 from service.database_time import begin_request
 from service.exchange import Exchange, SocketExchange
 from service.settings import Settings
@@ -29,8 +36,6 @@ TRACEPARENT = re.compile(
     rb"(?!ff)(?!00-.{53})[0-9a-f]{2}"
     rb"-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
-SMALL_BODY_BYTES = 64 * 1024
-FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
 SMALL_BODY = (SMALL_BODY_BYTES, SMALL_BODY_BYTES)
 UNMATCHED = "(unmatched)"
 KNOWN_HOSTS = 1000
@@ -46,17 +51,6 @@ class Refusal(NamedTuple):
     detail: str | None
     request_id: str
     headers: Mapping[str, str]
-
-
-def too_large(limit_bytes: int) -> str:
-    return f"The request brings more than {limit_bytes} bytes."
-
-
-class BodyTooLarge(HTTPException):
-    """An HTTPException, as FastAPI makes a 400 of anything else raised while it reads a body."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(413, too_large(limit_bytes))
 
 
 def host_matcher(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
@@ -167,9 +161,9 @@ class RequestLayer:
             place = scope[PLACE] if PLACE in scope else turns.enter()
             await exchange.take_turn(turns, place)
             if b"transfer-encoding" in headers:
-                receive = _counted(_waiting(receive, exchange), limit, BodyTooLarge(told))
+                receive = counted(waiting(receive, exchange), limit, BodyTooLarge(told))
             elif length is not None:
-                receive = _waiting(receive, exchange)
+                receive = waiting(receive, exchange)
             await self.app(scope, receive, exchange.send)
         except Busy as error:
             await exchange.send_problem(error.status, error.detail, error.headers)
@@ -271,35 +265,3 @@ def _path(scope: Scope) -> str:
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-
-
-def _waiting(receive: Receive, exchange: Exchange) -> Receive:
-    """For a body, which its client may send as slowly as it likes: that takes no turn."""
-
-    async def waiting() -> Message:
-        turns, exchange.turns = exchange.turns, None
-        if turns is None:
-            return await receive()
-        turns.give_back()
-        try:
-            return await receive()
-        finally:
-            turns.take_again()
-            exchange.turns = turns
-
-    return waiting
-
-
-def _counted(receive: Receive, limit: int, too_much: BodyTooLarge) -> Receive:
-    """For a body that comes without a length."""
-    received = 0
-
-    async def counting() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise too_much
-        return message
-
-    return counting

@@ -57,6 +57,7 @@ class Turns:
                 self._given, self._counted_since = 0, asyncio.get_running_loop().time()
             return None
         now = asyncio.get_running_loop().time()
+        self._note_pace(now)
         if not self._may_join(now):
             self._refused.inc()
             raise Busy
@@ -105,15 +106,18 @@ class Turns:
 
     def _may_join(self, now: float) -> bool:
         """Where no turn is free."""
+        if not self._line:
+            return True
+        is_short = len(self._line) < self._longest_line or now > self._known_until
+        return is_short and now - self._line[0][0] <= REFUSED_SECONDS
+
+    def _note_pace(self, now: float) -> None:
+        """How long a line may be that moves as fast as this one did since it was last noted."""
         seconds = now - self._counted_since
         if seconds > PACE_SECONDS:
             self._longest_line = self._given / seconds * REFUSED_SECONDS
             self._known_until = now + KNOWN_SECONDS
             self._given, self._counted_since = 0, now
-        if not self._line:
-            return True
-        is_short = len(self._line) < self._longest_line or now > self._known_until
-        return is_short and now - self._line[0][0] <= REFUSED_SECONDS
 
     def _refuse_first(self) -> None:
         """Those who have waited for the longest time there is."""

@@ -17,11 +17,11 @@ from sqlalchemy import func, select
 from api import Api, Headers, assert_problem, running_api
 from items import stored
 from servers import Postgresql
+from service.bodies import FORM_OVERHEAD_BYTES
 from service.database_errors import DatabaseUnavailable
 from service.fields import SecretUrl
 from service.media.models import MediaItem
 from service.media.uploads import MAX_FIELDS
-from service.middleware import FORM_OVERHEAD_BYTES
 from service.migrate import migrate
 from service.resources import Resources
 from service.settings import Settings

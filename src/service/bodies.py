@@ -1,0 +1,52 @@
+"""How much a request may bring, and how slowly it may come."""
+
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
+
+from service.exchange import Exchange
+
+SMALL_BODY_BYTES = 64 * 1024
+FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
+
+
+class BodyTooLarge(HTTPException):
+    """An HTTPException, as FastAPI makes a 400 of anything else raised while it reads a body."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(413, too_large(limit_bytes))
+
+
+def too_large(limit_bytes: int) -> str:
+    return f"The request brings more than {limit_bytes} bytes."
+
+
+def waiting(receive: Receive, exchange: Exchange) -> Receive:
+    """For a body, which its client may send as slowly as it likes: that takes no turn."""
+
+    async def wait() -> Message:
+        turns, exchange.turns = exchange.turns, None
+        if turns is None:
+            return await receive()
+        turns.give_back()
+        try:
+            return await receive()
+        finally:
+            turns.take_again()
+            exchange.turns = turns
+
+    return wait
+
+
+def counted(receive: Receive, limit_bytes: int, too_much: BodyTooLarge) -> Receive:
+    """For a body that comes without a length. Raises `too_much` past the limit."""
+    received = 0
+
+    async def count() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit_bytes:
+            raise too_much
+        return message
+
+    return count
