@@ -33,6 +33,7 @@ from servers import (
     service_command,
 )
 
+LOOPBACK = "127.0.0.1"
 # What production ships with, where the tests of single parts are in a hurry.
 SHIPPED = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "30", "ACCESS_LOG": "false"}
 
@@ -54,17 +55,20 @@ class Servers:
 
 @contextmanager
 def open_servers(
-    prepared: Callable[[Path], AbstractContextManager[object]] = nullcontext, **of_postgresql: Any
+    prepared: Callable[[Path], AbstractContextManager[object]] = nullcontext,
+    host: str = LOOPBACK,
+    **of_postgresql: Any,
 ) -> Iterator[Servers]:
-    """`prepared` is entered with their directory, before anything is in it."""
+    """`prepared` is entered with their directory, before anything is in it. Where the `host` is not
+    loopback, neither are the clients."""
     directory = Path(tempfile.mkdtemp(prefix="service-chaos-"))
     directory.chmod(0o777)
     try:
         with (
             prepared(directory),
-            running(Postgresql(directory / "postgresql", **of_postgresql).create()) as postgresql,
-            running(RedisServer(directory / "redis")) as redis,
-            mail_server() as mail,
+            running(_postgresql(directory, host, **of_postgresql)) as postgresql,
+            running(RedisServer(directory / "redis", host=host)) as redis,
+            mail_server(host=host) as mail,
         ):
             servers = Servers(directory, postgresql, redis, mail)
             postgresql.psql(f"CREATE DATABASE {servers.template}")
@@ -74,6 +78,11 @@ def open_servers(
             yield servers
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _postgresql(directory: Path, host: str, **options: Any) -> Postgresql:
+    postgresql = Postgresql(directory / "postgresql", host, **options).create()
+    return postgresql if host == LOOPBACK else postgresql.allow("all")
 
 
 @dataclass

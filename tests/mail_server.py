@@ -32,7 +32,13 @@ class MailServer:
     """`answers` maps an SMTP command to what is said instead of accepting it."""
 
     def __init__(
-        self, *, port: int = 0, user: str = "", password: str = "", **options: Any
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        user: str = "",
+        password: str = "",
+        **options: Any,
     ) -> None:
         self.port = port or free_port()
         self.user, self.password = user, password
@@ -45,9 +51,7 @@ class MailServer:
         options = {"enable_SMTPUTF8": True, **options}
         if user:
             options |= {"authenticator": self._authenticate, "auth_required": True}
-        self.controller = Controller(
-            _Handler(self), hostname="127.0.0.1", port=self.port, **options
-        )
+        self.controller = Controller(_Handler(self), hostname=host, port=self.port, **options)
 
     @property
     def messages(self) -> list[EmailMessage]:

@@ -219,6 +219,12 @@ class Postgresql:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
+    def allow(self, network: str) -> Postgresql:
+        """Also clients from there, before it is started: a machine's own are let in anyway."""
+        with (self.directory / "data" / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} scram-sha-256\n")
+        return self
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://service:{self.password}@{self.host}:{self.port}/{database}"
 
@@ -272,12 +278,16 @@ class OneProcess:
             self.process = None
 
 
+@dataclass
 class RedisServer(OneProcess):
+    host: str = "127.0.0.1"
+
     def start(self) -> RedisServer:
         program = find_program("redis-server")
         assert program, "Redis is not installed"
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [program, "--port", str(self.port), "--bind", self.host, "--save", ""]
+        command += ["--protected-mode", "no"]  # says nothing of loopback
         self.process = subprocess.Popen(
             [*command, "--dir", str(self.directory)],
             stdout=subprocess.DEVNULL,
@@ -289,7 +299,7 @@ class RedisServer(OneProcess):
     def answers(self) -> bool:
         with (
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), 1) as s,
+            socket.create_connection((self.host, self.port), 1) as s,
         ):
             s.sendall(b"PING\r\n")
             return s.recv(10).startswith(b"+PONG")
@@ -297,13 +307,13 @@ class RedisServer(OneProcess):
 
     def flush(self) -> None:
         """Forget everything."""
-        with socket.create_connection(("127.0.0.1", self.port), 5) as s:
+        with socket.create_connection((self.host, self.port), 5) as s:
             s.sendall(b"FLUSHALL\r\n")
             assert s.recv(10) == b"+OK\r\n"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:

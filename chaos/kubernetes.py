@@ -1,0 +1,107 @@
+"""The promises on a real Kubernetes: what is done to a deployment fails no request. None of the
+parts that `make chaos` runs, as it needs a cluster whose node has the local engine's images."""
+
+import subprocess
+import time
+from dataclasses import dataclass
+
+from chaos import rollouts
+from chaos.audit import audit
+from chaos.cluster import Watch
+from chaos.load import Load
+from chaos.parts import Options, Part
+from chaos.table import Row
+from chaos.trial import Trial, open_trial
+
+CLIENTS = 12
+PER_SECOND = 30.0
+PATIENCE_SECONDS = 120.0
+EVERYTHING = 10**9
+
+
+@dataclass(frozen=True)
+class Event:
+    """`may_fail` is how many requests may, `restarts` how many containers have to."""
+
+    name: str
+    act: rollouts.Act
+    may_fail: int = 0
+    restarts: int = 0
+
+
+EVENTS = (
+    Event("rolling update", rollouts.update),
+    Event("a version that never gets ready, undone", rollouts.roll_back),
+    Event("scaled up and down", rollouts.scale),
+    Event("pods deleted", rollouts.delete_pod),
+    Event("pods evicted, as by a drain", rollouts.drain),
+    Event("app container killed", rollouts.kill_app, may_fail=CLIENTS, restarts=1),
+    Event("nginx container killed", rollouts.kill_nginx, may_fail=CLIENTS, restarts=1),
+    Event("worker container killed", rollouts.kill_worker, restarts=1),
+    Event("web worker blocked", rollouts.block, may_fail=CLIENTS),
+    Event("PostgreSQL away", rollouts.lose_postgresql, may_fail=EVERYTHING),
+    Event("Redis away", rollouts.lose_redis),
+    Event("wrong configuration", rollouts.misconfigure),
+    Event("two migrations at once", rollouts.migrate_twice),
+)
+
+
+def names(_: Options) -> list[str]:
+    """One deployment, to which everything happens in turn."""
+    return ["kubernetes"]
+
+
+def run(_: str, options: Options) -> list[Row]:
+    with open_trial() as trial, Watch(trial.cluster) as watch:
+        chosen = [event for event in EVENTS if options.only in event.name]
+        return [_run(event, f"event{n}", trial, watch) for n, event in enumerate(chosen)]
+
+
+def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
+    load = Load(
+        name,
+        trial.url,
+        trial.bearer.header,
+        clients=CLIENTS,
+        per_second=PER_SECOND,
+        repeated_seconds=PATIENCE_SECONDS,
+    )
+    began, restarts = time.monotonic(), sum(watch.restarts.values())
+    saw: rollouts.Columns = {}
+    problem = ""
+    with load.running():
+        time.sleep(1)
+        try:
+            saw = event.act(trial, watch)
+        except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            problem = f"{error!r}"
+    restarted = sum(watch.restarts.values()) - restarts
+    found = audit(trial, load)
+    wrong = [found.lost, found.twice, found.not_ready, found.mails, load.given_up]
+    few_failed = len(load.failures) <= event.may_fail
+    met = few_failed and not any(wrong) and not problem and restarted == event.restarts
+    members = watch.members_since(began)
+    return {
+        "scenario": event.name,
+        "seconds": round(load.seconds),
+        "requests": load.requests,
+        "uploads": len(load.accepted),
+        "failed": len(load.failures),
+        "failed at most": "" if event.may_fail == EVERYTHING else event.may_fail,
+        "also when repeated": len(load.given_up),
+        "lost": len(found.lost),
+        "twice": len(found.twice),
+        "not ready": len(found.not_ready),
+        "not one mail": len(found.mails),
+        "slowest s": round(load.slowest_seconds, 2),
+        "pods in the Service": f"{min(members)} to {max(members)}",
+        "restarts": restarted,
+        "restarts meant": event.restarts,
+        "seen": ", ".join(f"{key} {value}" for key, value in saw.items()),
+        "met": "yes" if met else "NO",
+        "problem": problem,
+        "first failures": [f"{f.at:.1f} s: {f.method} {f.what}" for f in load.failures[:20]],
+    }
+
+
+KUBERNETES = Part(names, run)
