@@ -12,10 +12,10 @@ BACKUP ?=
 PARTS ?=
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: help run logs stop deploy secrets backup restore test check format bench chaos lock assets clean
+.PHONY: help run logs stop deploy secrets backup restore test check format bench chaos k8s-test lock assets clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## serve, in containers where an engine answers (MODE=auto|containers|embedded); Ctrl-C stops it
 	@scripts/run $(MODE)
@@ -56,6 +56,10 @@ bench: .venv/dev ## the benchmarks, as a table and in bench/results.json
 chaos: .venv/dev ## the fault suite on real processes, as tables and in bench/chaos.json (PARTS="deploys --short")
 	@scripts/test-servers
 	@$(BIN)/python -m chaos $(PARTS)
+
+k8s-test: .venv/dev ## the manifests on the cluster of KUBECONFIG, under load: see docs/kubernetes.md (PARTS="--only TEXT")
+	@scripts/test-servers
+	@$(BIN)/python -m chaos $(PARTS) kubernetes
 
 lock: .venv/dev ## renew requirements*.txt from pyproject.toml (UPGRADE=1: to the newest versions)
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.txt

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx2 as httpx
+
 from chaos import events, stock
 from chaos.audit import Audit, audit
 from chaos.load import Load
@@ -116,7 +118,7 @@ def _run(scenario: Scenario, servers: Servers, count: int, *, rival: bool) -> Ro
         with load.running():
             try:
                 act(stack, count)
-            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            except (httpx.HTTPError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 problem = repr(error)  # such as a worker that does not come back
         found = audit(stack, load)
         return _row(scenario, stack, load, found, count, rival=rival, problem=problem)

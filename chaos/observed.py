@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from heapq import nlargest
 
 from chaos import outages
 from chaos.asking import KINDS, PROBES, Answer, Asking
@@ -22,6 +23,7 @@ CALM_SECONDS = 2.0  # without anything wrong: it is over
 LEFT_SECONDS = 60.0
 TOLD_SECONDS = 6.0  # until health has to say so; what costs its target something is asked rarely
 MOST_WELL_SECONDS = 5.0
+RARELY_ASKED_SECONDS = 4.0  # between checks of mail and store
 MOST_JOBS_SECONDS = 40.0  # a job that was delayed, or whose worker lost it, waits for five
 MOST_LINES = 5  # with one message, of a process, in one outage
 BUSY = 1.5  # times as slow as ever before, where the machine does something else as well
@@ -69,7 +71,7 @@ class Observed:
 
     def observe(self, outage: outages.Outage) -> None:
         with self.asking.running():
-            wait_until(self._is_warm, seconds=WARM_SECONDS, every=0.2)
+            self._wait_until_warm()
             pids = {process.pid for process in self.service.processes()}
             self.memory_before = self.service.memory_mib()
             self.connections_before = self._connections()
@@ -84,6 +86,12 @@ class Observed:
             self.memory_after = self.service.memory_mib()
         if pids != {process.pid for process in self.service.processes()}:
             self.problems.append("a process did not outlive it")
+
+    def _wait_until_warm(self) -> None:
+        try:
+            wait_until(self._is_warm, seconds=WARM_SECONDS, every=0.2)
+        except TimeoutError:
+            self.problems.append("was not well before")
 
     def _is_warm(self) -> bool:
         right = Counter(
@@ -104,8 +112,10 @@ class Observed:
         end = time.monotonic() + LEFT_SECONDS
         while (now := time.monotonic()) < end:
             if now - self.back > CALM_SECONDS and not self._wrong_since(now - CALM_SECONDS):
+                self.well_at = now
                 return
             time.sleep(0.2)
+        self.well_at = end
         self.problems.append(f"not well within {LEFT_SECONDS:.0f} s")
 
     def _wait_for_jobs(self) -> float:
@@ -113,7 +123,10 @@ class Observed:
         old = datetime.now(UTC).isoformat()
         left = f"status NOT IN ('ready', 'failed') AND created_at < '{old}'"
         count = f"SELECT count(*) FROM media_items WHERE {left}"
-        wait_until(lambda: self.rig.query(count) == "0", seconds=LEFT_SECONDS, every=0.5)
+        try:
+            wait_until(lambda: self.rig.query(count) == "0", seconds=LEFT_SECONDS, every=0.5)
+        except TimeoutError:
+            self.problems.append(f"jobs are not done within {LEFT_SECONDS:.0f} s")
         return time.monotonic() - self.back
 
     def _connections(self) -> int | None:
@@ -144,7 +157,7 @@ class Observed:
 
     def row(self) -> Row:
         during = [a for a in self.asking.since(self.began) if a.began < self.ended]
-        wrong = self._wrong_since(self.back)
+        wrong = [a for a in self._wrong_since(self.back) if a.began < self.well_at]
         well = max((a.began + a.seconds for a in wrong), default=self.back) - self.back
         lines = self.service.lines(self.began_at)
         told = {path: _told(during, path, self.began + TOLD_SECONDS) for path in PROBES}
@@ -177,7 +190,8 @@ class Observed:
             if wrong := Counter(a.status for a in answers if not self._is_right(a)):
                 self.problems.append(f"{kind}: {dict(wrong)}")
             before = [a.seconds for a in self.asking.answers if self._is_before(a, kind)]
-            slowest = max((answer.seconds for answer in answers), default=math.inf)
+            # The machine may be slow once; what hangs hangs for both clients of a kind.
+            slowest = min(nlargest(2, (answer.seconds for answer in answers)), default=math.inf)
             if slowest > self.way.seconds + BUSY * max(before):
                 self.problems.append(f"{kind}: {slowest:.1f} s, before {max(before):.1f}")
 
@@ -197,7 +211,8 @@ class Observed:
                 self.problems.append(f"{path} says {says}")
         if any(a.kind == "/health/live" and a.status != 200 for a in self.asking.answers):
             self.problems.append("/health/live failed")
-        if well > MOST_WELL_SECONDS:
+        rarely = self.way.dependency in ("mail", "store")
+        if well > MOST_WELL_SECONDS + (RARELY_ASKED_SECONDS if rarely else 0):
             self.problems.append(f"well again after {well:.1f} s")
 
     def _judge_what_is_left(self, lines: Sequence[Line]) -> None:

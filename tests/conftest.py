@@ -26,7 +26,7 @@ from servers import (
     require,
     running,
 )
-from service import turns
+from service import health, turns
 from service.logs import JsonFormatter, Redactor
 from service.migrate import migrate
 from service.settings import Settings
@@ -47,6 +47,15 @@ hypothesis.settings.register_profile("search", max_examples=2000, print_blob=Tru
 hypothesis.settings.load_profile("same")
 
 
+# On a busy machine what a test needs is slow, and not away.
+PATIENT: dict[str, Any] = {
+    "health_slow_seconds": 4,
+    "health_database_timeout_seconds": 5,
+    "health_cache_timeout_seconds": 5,
+    "health_stale_seconds": 12,
+}
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -57,6 +66,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is busy with other tests is no overload that a test is about."""
     monkeypatch.setattr(turns, "REFUSED_SECONDS", 30)
     monkeypatch.setattr(turns, "LONGEST_SECONDS", 60)
+    monkeypatch.setattr(health, "FIRST_RESULTS_SECONDS", 2)
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +165,7 @@ def embedded_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
         database_url=f"sqlite:///{tmp_path}/service.sqlite3",
         upload_folder=str(tmp_path / "uploads"),
         secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+        **PATIENT,
     )
 
 
@@ -165,9 +176,10 @@ def server_settings(tmp_path: Path, database_url: str, shared_redis: RedisServer
     return Settings(
         database_url=database_url,
         redis_url=shared_redis.url,
-        redis_timeout_seconds=5,  # on a busy machine it is slow, and not away
+        redis_timeout_seconds=5,
         upload_folder=str(tmp_path / "uploads"),
         secret_key="k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+        **PATIENT,
     )
 
 

@@ -51,7 +51,9 @@ class MailServer:
         options = {"enable_SMTPUTF8": True, **options}
         if user:
             options |= {"authenticator": self._authenticate, "auth_required": True}
-        self.controller = Controller(_Handler(self), hostname=host, port=self.port, **options)
+        self.controller = Controller(
+            _Handler(self), hostname=host, port=self.port, ready_timeout=30, **options
+        )
 
     @property
     def messages(self) -> list[EmailMessage]:
@@ -96,10 +98,10 @@ class _Handler:
     async def handle_DATA(self, _server: Any, session: Any, envelope: Any) -> str:
         if answer := self.mail.answers.get("DATA"):
             return answer
-        self.mail.contents.append(envelope.original_content)
         self.mail.taken_at.append(time.time())
         self.mail.recipients += envelope.rcpt_tos
         self.mail.encrypted.append(session.ssl is not None)
+        self.mail.contents.append(envelope.original_content)  # last: tests wait for it
         return "250 OK"
 
 

@@ -29,26 +29,35 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1
 OWN_PORTS = (15_000, 32_000)  # below those of /proc/sys/net/ipv4/ip_local_port_range
-RECENT_PORTS: deque[int] = deque(maxlen=1000)
-# Of several processes that run tests each has ports of its own.
-NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-AT_ONCE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+CLAIMS: deque[int] = deque()
+MOST_CLAIMS = 300  # until then the first of them is bound, or nobody wants it any more
 CHANCE = random.SystemRandom()  # property tests give `random` the same seed again and again
 
 
 def free_port() -> int:
-    """A port that nobody has, and that nobody is given before it is bound.
+    """A port that nobody has, and that nobody is given before it is bound, in any process.
 
     Not one that the kernel would choose: any connection to anywhere may be given that meanwhile.
     """
     while True:
-        port = CHANCE.randrange(OWN_PORTS[0] + NUMBER, OWN_PORTS[1], AT_ONCE)
-        if port in RECENT_PORTS:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        port = CHANCE.randrange(*OWN_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe, _claim(port) as claim:
             probe.bind(("127.0.0.1", port))
-            RECENT_PORTS.append(port)
+            CLAIMS.append(claim.detach())
+            if len(CLAIMS) > MOST_CLAIMS:
+                os.close(CLAIMS.popleft())
             return port
+
+
+def _claim(port: int) -> socket.socket:
+    """A name that only one process can have, and that is free again when it ends."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0service-tests-{port}")
+    except OSError:
+        claim.close()
+        raise
+    return claim
 
 
 def end_with_parent() -> None:
@@ -77,6 +86,11 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 30, every: floa
         time.sleep(every)
 
 
+def whole_lines(log: str) -> list[str]:
+    """Without the end of what is being written."""
+    return log.rpartition("\n")[0].splitlines()
+
+
 def children(pid: int) -> list[int]:
     out = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
     return list(map(int, out.stdout.split()))
@@ -86,7 +100,7 @@ def has_ended(pid: int) -> bool:
     """Also where nobody has asked for its exit code yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter while it is read
         return True
 
 
@@ -409,7 +423,7 @@ class Web:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str, *, timeout: float = 5, **more: Any) -> httpx.Response:
+    def get(self, path: str, *, timeout: float = 30, **more: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=timeout, **more)
 
     def status(self, path: str, *, timeout: float = 5) -> int:
@@ -427,8 +441,11 @@ class Web:
 
     def beating(self) -> set[int]:
         """The workers that have begun and whose heart beats."""
-        beats = re.findall(r'heartbeat[^ ]*pid="([0-9]+)"', self.metrics())
-        return set(map(int, beats))
+        try:
+            beats = re.findall(r'heartbeat[^ ]*pid="([0-9]+)"[^ ]* ([0-9.e+]+)', self.metrics())
+        except httpx.HTTPError:  # busy
+            return set()
+        return {int(pid) for pid, at in beats if float(at)}
 
     def workers(self) -> list[int]:
         assert self.process is not None
@@ -440,7 +457,7 @@ class Web:
 
     def events(self, message: str = "") -> list[dict[str, Any]]:
         """The log's lines, of this message or all; every one has to be valid JSON."""
-        events = [json.loads(line) for line in self.log.splitlines()]
+        events = [json.loads(line) for line in whole_lines(self.log)]
         return [event for event in events if message in ("", event["message"])]
 
     def stop(self, number: int = signal.SIGQUIT, *, seconds: float = 20) -> int:
@@ -503,7 +520,7 @@ class Worker:
 
     def lines(self, message: str) -> list[dict[str, Any]]:
         """The log lines with a message."""
-        found = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        found = [json.loads(line) for line in whole_lines(self.log) if line.startswith("{")]
         return [line for line in found if line["message"] == message]
 
     def wait_for(self, message: str, *, seconds: float = 60) -> dict[str, Any]:

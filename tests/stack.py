@@ -222,9 +222,14 @@ class Person:
     # media: from here
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
         """The item, once it has been processed."""
-        sent = self.client.post(
-            "/api/media", headers=self.bearer, files={"file": (name, content)}, data={"title": name}
-        )
+
+        def send() -> httpx.Response | None:
+            """503 while one of the web workers has not noticed that something is back."""
+            form = {"files": {"file": (name, content)}, "data": {"title": name}}
+            answer = self.client.post("/api/media", headers=self.bearer, **form)
+            return answer if answer.status_code != 503 else None
+
+        sent: httpx.Response = wait_until(send, seconds=30, every=0.5)
         assert sent.status_code == 202, sent.text
         path = sent.headers["Location"]
 

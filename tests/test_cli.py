@@ -545,17 +545,18 @@ def test_health_does_not_listen_for_ever(run: Run) -> None:
 
 
 def test_health_costs_little(tmp_path: Path) -> None:
-    """At most 25 ms of CPU: it runs every few seconds for as long as the container lives."""
-    spent = []
+    """Little more CPU than Python itself: a container runs it every few seconds all its life."""
+    spent: dict[str, list[float]] = {"health": [], "python": []}
+    commands = {"health": service_command("health"), "python": [sys.executable, "-c", "pass"]}
     with answering(OK) as server:
         environment = clean_environment(BIND=f"127.0.0.1:{server.port}", ENVIRONMENT="production")
-        for _ in range(20):
-            command = service_command("health")
-            child = os.posix_spawn(command[0], command, environment)
+        for name in 20 * list(commands):
+            child = os.posix_spawn(commands[name][0], commands[name], environment)
             _, status, usage = os.wait4(child, 0)
             assert status == 0
-            spent.append(usage.ru_utime + usage.ru_stime)
-    assert statistics.median(spent) <= 0.025, spent
+            spent[name].append(usage.ru_utime + usage.ru_stime)
+    medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
+    assert medians["health"] <= 3 * medians["python"], medians
 
 
 def test_health_imports_nothing_heavy(run: Run) -> None:

@@ -207,7 +207,7 @@ async def test_a_server_frozen_in_the_middle_of_a_statement_costs_a_bounded_time
     async def request() -> tuple[str, float]:
         began = time.monotonic()
         try:
-            await execute(database, sleep(0.4))
+            await execute(database, sleep(1.5))
         except DatabaseUnavailable:
             return "unavailable", time.monotonic() - began
         return "done", time.monotonic() - began
@@ -254,7 +254,7 @@ async def test_closing_does_not_wait_for_a_frozen_server(
         await asyncio.gather(execute(database, sleep(0.1)), execute(database, sleep(0.1)))
         frozen.server.freeze()
         began = time.monotonic()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5
     assert caplog.records == []
     frozen.server.thaw()
     await until(lambda: frozen.connections() == 0)
@@ -265,7 +265,7 @@ async def test_a_request_that_is_given_up_does_not_wait_for_a_frozen_server(
 ) -> None:
     async with open_database(frozen.settings(database_pool_size=3)) as database:
         requests = {
-            asyncio.create_task(way(database, sleep(0.5))) for way in (execute, read, fetch_one)
+            asyncio.create_task(way(database, sleep(5))) for way in (execute, read, fetch_one)
         }
         await asyncio.sleep(0.2)
         frozen.server.freeze()
@@ -274,7 +274,7 @@ async def test_a_request_that_is_given_up_does_not_wait_for_a_frozen_server(
             request.cancel()
         await asyncio.wait(requests)
         assert all(request.cancelled() for request in requests)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
         frozen.server.thaw()
         await execute(database, ONE)
 

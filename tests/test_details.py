@@ -234,6 +234,7 @@ async def test_the_machine_is_never_sampled_by_the_loop(
     assert threading.get_ident() not in threads
 
 
+@pytest.mark.alone
 async def test_nothing_in_it_blocks_the_loop(
     with_token: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

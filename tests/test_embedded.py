@@ -19,7 +19,7 @@ from sqlalchemy import update
 
 from embedded_jobs import embedded_jobs
 from mail_server import mail_server
-from servers import Web, wait_until
+from servers import Web, free_port, wait_until
 from service import embedded
 from service.errors import Unavailable
 from service.health import Health
@@ -288,8 +288,8 @@ def register(web: Web, name: str) -> None:
 def test_what_was_running_when_all_processes_were_killed_is_done_after_the_start(
     make_web: Callable[..., Web], tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         web, settings = embedded_web(make_web, tmp_path, port)
         register(web, "ann")
         wait_until(lambda: embedded_jobs(settings) == [("mail.deliver", "doing", 1)])
@@ -315,6 +315,7 @@ def test_several_web_workers_share_the_jobs(make_web: Callable[..., Web], tmp_pa
         assert sorted(server.recipients) == sorted(f"{name}@example.org" for name in names)
 
 
+@pytest.mark.alone
 def test_an_idle_embedded_process_costs_next_to_nothing(
     make_web: Callable[..., Web], tmp_path: Path
 ) -> None:
@@ -323,7 +324,7 @@ def test_an_idle_embedded_process_costs_next_to_nothing(
     time.sleep(1)
     before = cpu_seconds(pid)
     time.sleep(5)
-    assert (cpu_seconds(pid) - before) / 5 < 0.02
+    assert (cpu_seconds(pid) - before) / 5 < 0.05
 
 
 def cpu_seconds(pid: int) -> float:

@@ -195,11 +195,11 @@ async def timed(act: Callable[[], Any]) -> float:
 
 
 async def test_a_frozen_redis_costs_its_time_once_and_opens_nothing(own_redis: RedisServer) -> None:
-    async with opened(away(own_redis.url, 0.3)) as counting:
+    async with opened(away(own_redis.url, 1.0)) as counting:
         assert await try_it(counting)
         own_redis.freeze()
         try:
-            assert 0.29 < await timed(lambda: try_it(counting)) < 2 * 0.3
+            assert 0.99 < await timed(lambda: try_it(counting)) < 1.9
             counting._redis.client = Unasked()
             assert [await try_it(counting) for _ in range(2)] == [True, True]
             assert not await try_it(counting)
@@ -210,12 +210,12 @@ async def test_a_frozen_redis_costs_its_time_once_and_opens_nothing(own_redis: R
 async def test_many_at_once_wait_for_a_frozen_redis_no_longer_than_one(
     own_redis: RedisServer,
 ) -> None:
-    async with opened(away(own_redis.url, 0.5)) as counting:
+    async with opened(away(own_redis.url, 1.0)) as counting:
         own_redis.freeze()
         try:
             began = time.monotonic()
             let_in = await asyncio.gather(*(try_it(counting) for _ in range(100)))
-            assert time.monotonic() - began < 2 * 0.5
+            assert time.monotonic() - began < 1.9
             assert sum(let_in) == 3
         finally:
             own_redis.thaw()

@@ -170,7 +170,8 @@ async def test_a_table_that_is_being_read_holds_nobody_up(
     folder = shutil.copytree(MIGRATIONS, tmp_path / "migrations")
     (folder / "versions" / "later.py").write_text(LATER.format(head=HEAD))
     monkeypatch.setattr(service.migrate, "MIGRATIONS", folder)
-    settings = Settings(database_url=database_url)
+    # A transaction that does nothing is ended after this.
+    settings = Settings(database_url=database_url, database_statement_timeout_seconds=30)
     async with open_database(settings) as database:
         async with database.transaction() as backup:
             await backup.execute(text("LOCK TABLE accounts IN ACCESS SHARE MODE"))

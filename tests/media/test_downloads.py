@@ -243,11 +243,12 @@ async def test_the_clients_word_for_the_type_counts_for_nothing(embedded_api: Ap
     assert answer.headers["content-type"] == "text/html"
 
 
-async def test_before_it_is_looked_at_content_is_only_bytes(api: Api, owner: Headers) -> None:
-    item = await api.upload(owner, JPEG, "photo.jpg")
-    async with api.resources.database.transaction() as session:
+async def test_before_it_is_looked_at_content_is_only_bytes(quiet: Api) -> None:
+    owner = await quiet.signed_in()
+    item = await quiet.upload(owner, JPEG, "photo.jpg")
+    async with quiet.resources.database.transaction() as session:
         await session.execute(update(MediaItem).values(content_type=None))
-    answer = await api.client.get(item["url"], headers=owner)
+    answer = await quiet.client.get(item["url"], headers=owner)
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"].startswith("attachment")
 

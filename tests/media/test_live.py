@@ -270,7 +270,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_others_are_told(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api, port = live
-    monkeypatch.setattr("service.socket_protocol.SLOW_SECONDS", 0.5)
+    monkeypatch.setattr("service.socket_protocol.SLOW_SECONDS", 2.0)
     message = rooms.message
     monkeypatch.setattr(rooms, "message", lambda *row: message(*row) + " " * 900_000)
     bearer = await api.signed_in()

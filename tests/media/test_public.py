@@ -265,7 +265,7 @@ async def test_without_redis_it_is_right_and_quick(
         assert await ids(own) == [second["id"], first["id"]]
     await own.client.delete(f"/api/media/{first['id']}", headers=headers)
     assert await ids(own) == [second["id"]]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 async def test_two_processes_see_each_others_changes(server_settings: Settings) -> None:

@@ -93,7 +93,7 @@ def a_slow_reader_does_not_hold_up_the_app(site: Site) -> None:
     site.echo.answers[path] = Answer(body=LARGE)
     with site.nginx.connect(receive_bytes=4096) as connection:
         connection.sendall(site.nginx.head("GET", path))
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while path not in site.echo.sent and time.monotonic() < end:
             time.sleep(0.05)
         assert path in site.echo.sent
@@ -129,7 +129,7 @@ def many_slow_clients_hold_up_nobody(site: Site) -> None:
         begun = time.monotonic()
         for _ in range(20):
             assert site.nginx.ask("/quick").status_code == 200
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 5
     finally:
         for connection in slow:
             connection.close()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers import Postgresql, Web, postgresql_program, wait_until
+from servers import Postgresql, Web, postgresql_program, wait_until, whole_lines
 
 SMALL_DISK_BYTES = 16 * 1024 * 1024
 
@@ -102,7 +102,7 @@ class Service(Web):
 
     def events(self) -> list[dict[str, Any]]:
         """The log's lines."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in whole_lines(self.log) if line.startswith("{")]
 
     def changes(self) -> list[tuple[str, str]]:
         """(event, check) of every line about a check."""

@@ -80,7 +80,8 @@ def damaged() -> Iterator[Damaged]:
         with load.running():
             wait_until(lambda: len(load.accepted) >= ENOUGH, seconds=60)
         found = Damaged(stack, load)
-        assert found.newly_found() == {}
+        # An upload that was refused after its bytes had come is left to the sweep.
+        assert found.newly_found().keys() <= {"orphan_bytes"}
         for worker in site.workers:
             worker.stop(signal.SIGTERM)  # it would mend some of it
         yield found

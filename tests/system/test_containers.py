@@ -96,8 +96,12 @@ def ada(production: Stack) -> Iterator[Person]:
 
 
 def test_everything_is_healthy_after_a_deploy(production: Stack) -> None:
-    health = {name: production.inspect(name)["State"]["Health"]["Status"] for name in SERVICES}
-    assert health == dict.fromkeys(SERVICES, "healthy")
+    healthy = dict.fromkeys(SERVICES, "healthy")
+
+    def health() -> dict[str, str]:
+        return {name: production.inspect(name)["State"]["Health"]["Status"] for name in SERVICES}
+
+    wait_until(lambda: health() == healthy, seconds=60, every=1)
     with production.client() as client:
         assert client.get("/health").json()["status"] in ("healthy", "degraded")
 
@@ -296,7 +300,7 @@ def test_workers_that_are_killed_leave_no_zombies(production: Stack) -> None:
     killed = _children(web)[0]
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: _children(web) and killed not in _children(web))
-    assert _zombies(production, "web") == []
+    wait_until(lambda: _zombies(production, "web") == [])
 
 
 def _children(pid: int) -> list[int]:

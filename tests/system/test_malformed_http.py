@@ -87,7 +87,7 @@ def nothing_leaked(targets: Targets) -> Iterator[None]:
     """After all of it the service is well, no secret was written, and no fault of its own."""
     yield
     app = targets["app"]
-    assert app.web.status("/health/ready") == 200
+    wait_until(lambda: app.web.status("/health/ready") == 200)
     written = app.everything_written()
     assert CANARY not in written
     assert "Traceback" not in written

