@@ -102,6 +102,7 @@ async def test_a_deleted_key_opens_nothing(api: Api) -> None:
     key, kept = await created(api, headers), await created(api, headers)
     answer = await api.client.delete(f"{KEYS}/{key['id']}", headers=headers)
     assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-type" not in answer.headers
     refused = await api.client.get(ME, headers=bearer(key))
     assert_problem(refused, 401)
     assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'

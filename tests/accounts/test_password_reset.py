@@ -55,6 +55,7 @@ async def test_from_the_forgotten_password_to_a_new_one(server_api: Api) -> None
     assert f"    {token}\n" in mail.text
     answer = await reset(server_api, token)
     assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-type" not in answer.headers
     assert await log_in(server_api, PASSWORD) == 401
     assert await log_in(server_api, NEW) == 200
 

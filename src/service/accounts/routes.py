@@ -46,7 +46,12 @@ async def create_account(account: NewAccount, resources: Provided) -> Accepted:
     return Accepted()
 
 
-@router.post("/api/accounts/confirm", status_code=204, responses=problems(*UNREADABLE, 503))
+@router.post(
+    "/api/accounts/confirm",
+    status_code=204,
+    response_class=Response,
+    responses=problems(*UNREADABLE, 503),
+)
 async def confirm_account(confirmation: Confirmation, resources: Provided) -> None:
     """Confirm an account with the token from the mail. It works once."""
     await registration.confirm(resources, confirmation.token)
@@ -59,7 +64,12 @@ async def forget_password(forgotten: Forgotten, resources: Provided) -> Accepted
     return Accepted()
 
 
-@router.post("/api/accounts/password/reset", status_code=204, responses=problems(*UNREADABLE, 503))
+@router.post(
+    "/api/accounts/password/reset",
+    status_code=204,
+    response_class=Response,
+    responses=problems(*UNREADABLE, 503),
+)
 async def reset_password(wanted: PasswordReset, resources: Provided, network: Network) -> None:
     """Set a new password with the token from the mail, which works once, for an hour.
 
@@ -81,7 +91,7 @@ async def log_in(
     return AccessToken(access_token=token, expires_in=resources.settings.access_token_seconds)
 
 
-@router.post("/logout", status_code=204, responses=problems(401, 403, 503))
+@router.post("/logout", status_code=204, response_class=Response, responses=problems(401, 403, 503))
 async def log_out(identity: LoggedIn, resources: Provided) -> None:
     """Revoke the token this request was made with. An API key is deleted, not logged out."""
     await logins.log_out(resources, identity)
@@ -119,7 +129,12 @@ async def list_keys(identity: LoggedIn, resources: Provided) -> KeyList:
     return KeyList(items=[KeyView.of(key) for key in await keys.list_own(resources, identity)])
 
 
-@router.delete("/api/keys/{key_id}", status_code=204, responses=problems(401, 403, 404, 422, 503))
+@router.delete(
+    "/api/keys/{key_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(401, 403, 404, 422, 503),
+)
 async def delete_key(key_id: UUID, identity: LoggedIn, resources: Provided) -> None:
     """Revoke an API key: from now on it opens nothing."""
     await keys.revoke(resources, identity, key_id)
