@@ -211,6 +211,20 @@ async def test_an_unusable_json_body_is_a_problem(
     assert SECRET not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b'{"email": "\xff"}', "body: expected JSON in UTF-8; it is not at byte 12"),
+        (b'{"a":' * 12_000, "body: expected JSON; it is nested too deeply"),
+        (b"9" * 5000, "body: expected JSON; one of its numbers has too many digits"),
+        (b'{"a": 1', "body: expected JSON; it is not valid at character 8"),
+    ],
+)
+async def test_what_is_wrong_with_json_is_told(embedded_api: Api, body: bytes, detail: str) -> None:
+    answer = await embedded_api.client.post("/api/accounts", content=body, headers=JSON)
+    assert answer.json()["detail"] == detail
+
+
 # media: from here
 async def test_of_thousands_of_mistakes_some_are_told(embedded_api: Api) -> None:
     """An answer is not many times as long as what it answers."""

@@ -26,7 +26,7 @@ HEADERS = {
     **dict.fromkeys((429, 502, 503, 504), AGAIN),
 }
 EXAMPLES = {
-    400: "There was an error parsing the body",
+    400: "body: expected JSON in UTF-8; it is not at byte 12",
     401: "A valid bearer token is needed.",
     403: "This API key may only read.",
     404: "There is no such item.",

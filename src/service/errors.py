@@ -116,7 +116,22 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code
     headers = {"Allow": allowed_methods(request)} if status == 405 else error.headers
     detail = error.detail if error.detail != phrase(status) else None
+    detail = _unreadable(request, error) or detail
     return problem_response(request, status, detail=detail, headers=headers)
+
+
+def _unreadable(request: Request, error: HTTPException) -> str:
+    """What is wrong with JSON of which FastAPI says no more than that it cannot be parsed."""
+    if error.status_code != 400 or not _is_json(_media_type(request)):
+        return ""
+    match error.__cause__:
+        case UnicodeDecodeError(start=position):
+            return f"body: expected JSON in UTF-8; it is not at byte {position + 1}"
+        case RecursionError():
+            return "body: expected JSON; it is nested too deeply"
+        case ValueError():  # the last that Python's json raises
+            return "body: expected JSON; one of its numbers has too many digits"
+    return ""
 
 
 def allowed_methods(request: Request) -> str:
@@ -155,9 +170,19 @@ def unmet_types(request: Request) -> Collection[str]:
     route: Any = request.scope["route"]
     operation = request.app.openapi()["paths"].get(route.path, {}).get(request.method.lower(), {})
     types: Mapping[str, Any] = operation.get("requestBody", {}).get("content", {})
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_json = given.startswith("application/") and given.endswith("+json")
-    return () if given in types or (is_json and JSON in types) else types
+    given = _media_type(request)
+    return () if given in types or (_is_json(given) and JSON in types) else types
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_json(media_type: str) -> bool:
+    """As FastAPI tells."""
+    return media_type == JSON or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
 
 
 def _is_chunked(request: Request) -> bool:
