@@ -47,6 +47,7 @@ hypothesis.settings.register_profile("search", max_examples=2000, print_blob=Tru
 hypothesis.settings.load_profile("same")
 
 
+LONGEST = ("test_adopting.py", "test_schema.py", "test_chaos_audit.py", "test_worker.py")
 # On a busy machine what a test needs is slow, and not away.
 PATIENT: dict[str, Any] = {
     "health_slow_seconds": 4,
@@ -54,6 +55,11 @@ PATIENT: dict[str, Any] = {
     "health_cache_timeout_seconds": 5,
     "health_stale_seconds": 12,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, so that none of them is left to one process."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture
