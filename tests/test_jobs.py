@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
 
-from service.database import open_database
+from service.database import UtcDateTime, open_database
 from service.errors import Unavailable
 from service.jobs import Job, Jobs, Outcome, Task, execute
 from service.logs import request_id, trace_id
@@ -110,6 +111,32 @@ async def test_jobs_are_counted_by_status(jobs: Jobs) -> None:
         await jobs.enqueue(session, "test.task")
         await jobs.enqueue(session, "test.task")
     assert await jobs.counts() == {"todo": 2}
+
+
+async def test_the_oldest_job_is_the_one_that_could_have_run_first(jobs: Jobs) -> None:
+    assert await jobs.oldest_seconds() == 0.0
+    async with jobs.database.transaction() as session:
+        await jobs.enqueue(session, "test.task")
+    await asyncio.sleep(0.3)
+    async with jobs.database.transaction() as session:
+        await jobs.enqueue(session, "test.task")
+    assert 0.3 <= await jobs.oldest_seconds() < 30
+    await schedule(jobs, timedelta(hours=1))
+    assert await jobs.oldest_seconds() == 0.0, "they wait for their time"
+    await schedule(jobs, timedelta(minutes=-2))
+    assert 120 <= await jobs.oldest_seconds() < 150
+
+
+async def schedule(jobs: Jobs, delay: timedelta) -> None:
+    """All jobs, as those that are to be tried again."""
+    name, column = "embedded_jobs", "run_at"
+    if jobs.database.is_postgresql:
+        name, column = "procrastinate_jobs", "scheduled_at"
+    changed = text(f"UPDATE {name} SET {column} = :at").bindparams(
+        bindparam("at", datetime.now(UTC) + delay, UtcDateTime)
+    )
+    async with jobs.database.transaction() as session:
+        await session.execute(changed)
 
 
 @dataclass

@@ -42,6 +42,16 @@ QUEUE = "default"
 ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for its log lines
 # Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
 WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
+# Of those that wait for nothing but a worker: the first of the new ones, whose time is an event's,
+# and the one that was to be tried again first.
+OLDEST = text("""
+    SELECT extract(epoch FROM now() - least(
+        (SELECT min(at) FROM procrastinate_events WHERE type = 'deferred' AND job_id = (
+            SELECT min(id) FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at IS NULL)),
+        (SELECT min(scheduled_at) FROM procrastinate_jobs
+            WHERE status = 'todo' AND scheduled_at <= now())
+    ))
+""")
 MAX_DELAY_SECONDS = 3600
 MAX_REASON_CHARACTERS = 500
 OUTAGE_DELAY_SECONDS = 5
@@ -230,3 +240,13 @@ class Jobs:
         async with self.database.reading() as connection:
             rows = await connection.execute(source.group_by(status))
             return {row[0]: row[1] for row in rows}
+
+    async def oldest_seconds(self) -> float:
+        """For how long a job has been waiting that could run, 0 where none is."""
+        async with self.database.reading() as connection:
+            if self.database.is_postgresql:
+                return float(await connection.scalar(OLDEST) or 0)
+            now = datetime.now(UTC)
+            waiting = EmbeddedJob.status == "todo", EmbeddedJob.run_at <= now
+            since = await connection.scalar(select(func.min(EmbeddedJob.run_at)).where(*waiting))
+            return (now - since).total_seconds() if since else 0.0

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import (
@@ -33,6 +34,8 @@ MERGE_WAIT_SECONDS = 0.2  # the Gunicorn master waits no longer for a scrape to 
 SCRAPE_WAIT_SECONDS = 2.0
 HEARTBEAT_NAME = "service_worker_heartbeat_timestamp_seconds"
 LAG_NAME = "service_event_loop_lag_seconds"
+STARTED_AT = time.time()  # of the master, which imports this before it forks
+VERSION = version("service")
 
 REQUESTS = Histogram(
     "http_request_duration_seconds",
@@ -58,6 +61,19 @@ CHECK_LATENCY = Gauge(
     ["check"],
     multiprocess_mode="livemax",
 )
+# With labels, as what has none is 0 until it is set for the first time.
+DISK_FREE = Gauge(
+    "service_disk_free_ratio",
+    "What is free where uploads are, of bytes and of inodes",
+    ["resource"],
+    multiprocess_mode="livemin",
+)
+STARTED = Gauge(
+    "service_start_timestamp_seconds",
+    "When the process was started that the workers come from",
+    ["version"],
+    multiprocess_mode="livemin",
+)
 POOL_SIZE = Gauge(
     "service_database_pool_size", "Connections requests may hold", multiprocess_mode="livesum"
 )
@@ -65,6 +81,11 @@ POOL_IN_USE = Gauge(
     "service_database_pool_in_use", "Connections requests hold", multiprocess_mode="livesum"
 )
 JOBS = Gauge("service_jobs", "Jobs in the queue", ["status"], multiprocess_mode="livemostrecent")
+JOBS_OLDEST = Gauge(
+    "service_jobs_oldest_seconds",
+    "How long the oldest job has waited that could run",
+    multiprocess_mode="livemostrecent",
+)
 JOBS_DONE = Counter("service_jobs_done", "Jobs this process finished", ["task", "outcome"])
 
 
@@ -208,6 +229,7 @@ def worker_vitals() -> list[dict[str, float | int]]:
 async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float = 0.5) -> None:
     """Measure the loop's lag and refresh the gauges that are read rather than counted."""
     loop = asyncio.get_running_loop()
+    STARTED.labels(VERSION).set(STARTED_AT)
     while True:
         HEARTBEAT.set(time.time())
         gauges()

@@ -160,6 +160,8 @@ def check_disk(settings: Settings) -> None:
     if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise FolderUnusable
     usage = disk_usage(folder)
+    metrics.DISK_FREE.labels("bytes").set(usage.free_percent / 100)
+    metrics.DISK_FREE.labels("inodes").set(usage.inodes_free_percent / 100)
     if min(usage.free_percent, usage.inodes_free_percent) < settings.health_disk_free_percent:
         raise DiskNearlyFull
 
@@ -204,4 +206,5 @@ async def count_jobs(resources: Resources, health: Health) -> None:
                 statuses |= set(counts)
                 for status in statuses:
                     metrics.JOBS.labels(status).set(counts.get(status, 0))
+                metrics.JOBS_OLDEST.set(await resources.jobs.oldest_seconds())
         await asyncio.sleep(JOB_COUNT_SECONDS)

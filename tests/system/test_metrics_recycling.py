@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -152,9 +153,11 @@ def test_everything_one_wants_to_see_is_there(web: Web) -> None:
         "service_check_up": "gauge",
         "service_database_pool_in_use": "gauge",
         "service_database_pool_size": "gauge",
+        "service_disk_free_ratio": "gauge",
         "service_event_loop_lag_seconds": "gauge",
         "service_jobs": "gauge",
         "service_refused": "counter",
+        "service_start_timestamp_seconds": "gauge",
         "service_worker_exits": "counter",
         "service_websockets_open": "gauge",
         "service_worker_heartbeat_timestamp_seconds": "gauge",
@@ -166,6 +169,12 @@ def test_everything_one_wants_to_see_is_there(web: Web) -> None:
     statuses = {dict(labels)["status"] for labels in named(samples, "service_jobs")}
     assert {"todo", "doing", "failed"} <= statuses
     assert named(samples, "service_worker_exits_total") == {(("reason", "crashed"),): 1.0}
+    free = named(samples, "service_disk_free_ratio")
+    assert {dict(labels)["resource"] for labels in free} == {"bytes", "inodes"}
+    assert all(0 < ratio <= 1 for ratio in free.values())
+    [(labels, started_at)] = named(samples, "service_start_timestamp_seconds").items()
+    assert dict(labels) == {"version": version("service")}
+    assert 0 < time.time() - started_at < 120
     heartbeats = named(samples, "service_worker_heartbeat_timestamp_seconds").values()
     assert all(abs(time.time() - beat) < 5 for beat in heartbeats)
 
