@@ -39,6 +39,7 @@ from service.logs import Redactor, request_id, trace_id
 log = logging.getLogger(__name__)
 
 QUEUE = "default"
+OUTCOMES = ("done", "retried", "delayed", "failed")
 ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for its log lines
 # Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
 WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
@@ -169,7 +170,13 @@ def _kinds(error: BaseException) -> str:
 
 
 def by_name(tasks: Iterable[Task]) -> dict[str, Task]:
-    return {task.name: task for task in tasks}
+    """For a program's list of tasks: their counters are there, at 0, before the first is run, or
+    that would not be seen to be one more."""
+    found = {task.name: task for task in tasks}
+    for name in found:
+        for outcome in OUTCOMES:
+            metrics.JOBS_DONE.labels(name, outcome)
+    return found
 
 
 class EmbeddedJob(Base):

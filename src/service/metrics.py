@@ -52,6 +52,8 @@ SOCKETS_CLOSED = Counter("service_websockets_closed", "WebSockets that ended, by
 HEARTBEAT = Gauge(HEARTBEAT_NAME, "When a worker last ran its loop", multiprocess_mode="liveall")
 LOOP_LAG = Gauge(LAG_NAME, "How late the loop ran its last timer", multiprocess_mode="liveall")
 WORKER_EXITS = Counter("service_worker_exits", "Workers that ended, by reason", ["reason"])
+for reason in ("stopped", "reloaded", "recycled", "crashed", "timeout"):
+    WORKER_EXITS.labels(reason)  # at 0, or the first would not be seen to be one more
 CHECK_UP = Gauge(
     "service_check_up", "1 where a health check passes", ["check"], multiprocess_mode="livemin"
 )
