@@ -1,0 +1,253 @@
+"""Each alert of deploy/prometheus is provoked and fires, and each query of the dashboard has data,
+in a real Prometheus that scrapes real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from bench.account import Bearer
+
+from nginx import Nginx
+from nginx_checks import OPEN
+from prometheus import FOLDER, Blackbox, Prometheus
+from servers import (
+    ROOT,
+    Postgresql,
+    RedisServer,
+    Web,
+    Worker,
+    find_program,
+    free_port,
+    postgresql_program,
+    require,
+    run_service,
+    running,
+    service_command,
+    wait_until,
+)
+from system.health_faults import small_disk
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
+
+PATIENCE_SECONDS = 90.0
+ALERTS = set(re.findall(r"- alert: (\w+)", (FOLDER / "rules.yml").read_text()))
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "service.json").read_text())
+QUERIES = {
+    (panel["title"], target["expr"])
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", [])
+}
+# Little of everything, so that it is soon used up; a worker that stands still is soon replaced.
+SCARCE = {
+    "DATABASE_POOL_SIZE": "2",
+    "REQUEST_CONCURRENCY": "4",
+    "WORKER_TIMEOUT_SECONDS": "4",
+    "SHUTDOWN_GRACE_SECONDS": "3",
+    "SHUTDOWN_DRAIN_SECONDS": "0.5",
+    "WEB_CONCURRENCY": "2",
+    "ACCESS_LOG": "false",
+}
+LOCK = "BEGIN; LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({}); COMMIT"
+POISON = (
+    "INSERT INTO procrastinate_jobs (queue_name, task_name, args, attempts)"
+    " VALUES ('default', 'mail.deliver', '{\"key\": \"none\"}', 100)"
+)
+
+
+@dataclass
+class Site:
+    postgresql: Postgresql
+    redis: RedisServer
+    database: str
+    web: Web
+    worker: Worker
+    nginx: Nginx
+    disk: Path
+    bearer: Bearer
+    prometheus: Prometheus
+
+    def ask(self) -> None:
+        """For the account, of the app itself; whatever comes of it."""
+        with contextlib.suppress(httpx.HTTPError):
+            self.web.get("/api/accounts/me", headers={"Authorization": self.bearer.header})
+
+    def psql(self, sql: str) -> None:
+        self.postgresql.psql(sql, self.database)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, server_directory: Path) -> Iterator[Site]:
+    require(postgresql_program("postgres"), "PostgreSQL")
+    require(find_program("redis-server"), "Redis")
+    require(find_program("prometheus"), "Prometheus")
+    require(find_program("prometheus-blackbox-exporter"), "prometheus-blackbox-exporter")
+    directory = server_directory / "observed"
+    directory.mkdir()
+    with contextlib.ExitStack() as opened:
+        try:
+            disk = opened.enter_context(small_disk(directory / "disk"))
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            require(None, f"The right to mount file systems: {error}")
+        postgresql = opened.enter_context(running(Postgresql(directory / "postgresql").create()))
+        redis = opened.enter_context(running(RedisServer(directory / "redis")))
+        url = postgresql.new_database()
+        environment = {**SCARCE, "DATABASE_URL": url, "REDIS_URL": redis.url}
+        environment |= {
+            "UPLOAD_FOLDER": str(disk),
+            "SECRET_KEY": "k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+        }
+        migrated = run_service("migrate", environment=os.environ | environment, cwd=directory)
+        assert migrated.returncode == 0, migrated.stderr
+        bearer = Bearer()
+        bearer.insert(postgresql, url)
+        code = {"PYTHONPATH": str(Path(__file__).parent)}
+        web = Web(directory / "web", environment | code, arguments=("blocking_app:create_app()",))
+        port = free_port()
+        bound = environment | {"WORKER_BIND": f"127.0.0.1:{port}"}
+        worker = Worker(directory / "worker", bound, tuple(service_command("worker")))
+        nginx = Nginx(
+            tmp_path_factory.mktemp("nginx"),
+            "installed",
+            OPEN | {"UPSTREAM": f"127.0.0.1:{web.port}"},
+            name="localhost",
+        )
+        for server in (web, worker, nginx):
+            opened.enter_context(running(server))
+        blackbox = Blackbox(directory / "blackbox", certificate=nginx.certificate)
+        opened.enter_context(running(blackbox))
+        prometheus = Prometheus(
+            directory / "prometheus",
+            targets={
+                "nginx:8081": f"127.0.0.1:{nginx.internal_port}",
+                "worker:8001": f"127.0.0.1:{port}",
+                "https://example.org": f"https://localhost:{nginx.port}",
+                "blackbox:9115": f"127.0.0.1:{blackbox.port}",
+            },
+        )
+        opened.enter_context(running(prometheus))
+        name = url.rpartition("/")[2]
+        yield Site(postgresql, redis, name, web, worker, nginx, disk, bearer, prometheus)
+
+
+def test_nothing_fires_where_nothing_is_wrong_and_the_dashboard_has_data(site: Site) -> None:
+    for _ in range(20):
+        site.ask()
+        time.sleep(0.2)
+
+    def without_data() -> list[str]:
+        site.ask()
+        return [title for title, query in QUERIES if not site.prometheus.query(filled(query))]
+
+    wait_until(lambda: without_data() == [], every=1)
+    assert site.prometheus.fired() == set()
+
+
+def filled(query: str) -> str:
+    """As Grafana asks it."""
+    return query.replace("$__rate_interval", "10s").replace("$instance", ".*")
+
+
+def test_every_alert_fires_when_it_has_a_reason_to(site: Site) -> None:
+    expect = Expectation(site.prometheus)
+    with meanwhile(lambda: site.psql(LOCK.format(0.8)), every=0.2), asking(site, 3):
+        expect("ReadsAreSlow")
+    with meanwhile(lambda: site.psql(LOCK.format(8))), asking(site, 40):
+        expect("RequestsRefused", "DatabasePoolSaturated", "ErrorBudgetBurnsFast")
+    (site.disk / "ballast").write_bytes(bytes(15 * 2**20))
+    site.redis.stop()
+    site.psql(POISON)
+    with meanwhile(lambda: stop_for(site, 0.7), every=0.3):
+        expect("EventLoopLags", "DiskFillsUp", "DependencyAway", "JobsFail")
+    site.web.get("/block")
+    for _ in range(3):
+        kill_a_worker(site)
+    expect("WorkersCrash", "WorkerBlocked")
+    for _ in range(4):
+        site.web.stop(signal.SIGTERM)
+        site.web.start(wait="/health/ready")
+        time.sleep(1.5)  # until it was asked
+    expect("InstanceRestarts")
+    site.worker.stop()
+    body = {"email": "grace@example.org", "password": "correct horse battery staple"}
+    answer = httpx.post(f"{site.web.url}/api/accounts", json=body, timeout=30)
+    assert answer.status_code == 202, answer.text
+    expect("NoWorker", "InstanceDown", "JobsWait", "ErrorBudgetBurns", "CertificateExpires")
+    site.postgresql.freeze()
+    expect("DatabaseAway")
+    site.postgresql.thaw()
+    site.nginx.stop()
+    expect("SiteUnreachable")
+    assert expect.seen == ALERTS
+
+
+@dataclass
+class Expectation:
+    prometheus: Prometheus
+
+    def __post_init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def __call__(self, *names: str) -> None:
+        """Wait until they have fired."""
+
+        def missing() -> set[str]:
+            return set(names) - self.prometheus.fired()
+
+        try:
+            wait_until(lambda: not missing(), seconds=PATIENCE_SECONDS, every=0.5)
+        except TimeoutError:
+            raise AssertionError(f"did not fire: {missing()}") from None
+        self.seen |= set(names)
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], object], *, every: float = 0.0) -> Iterator[None]:
+    """Again and again, in a thread."""
+    ending = threading.Event()
+
+    def act_on() -> None:
+        while not ending.wait(every):
+            act()
+
+    thread = threading.Thread(target=act_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def asking(site: Site, clients: int) -> Iterator[None]:
+    with contextlib.ExitStack() as opened:
+        for _ in range(clients):
+            opened.enter_context(meanwhile(site.ask, every=0.05))
+        yield
+
+
+def stop_for(site: Site, seconds: float) -> None:
+    """A worker, which is that late then."""
+    pid = site.web.workers()[0]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
+
+
+def kill_a_worker(site: Site) -> None:
+    before = set(site.web.workers())
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: len(set(site.web.workers()) - before) > 0)
+    time.sleep(1.5)  # until it was asked
