@@ -1,6 +1,5 @@
 """The web application: settings in, ASGI out. Imports and wiring, nothing else."""
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -15,7 +14,7 @@ import service.accounts.routes
 import service.media.live
 import service.media.routes
 import service.media.sockets
-from service import metrics, pages, static
+from service import metrics, pages, static, tracing
 from service.details import Details
 from service.documented import DescribedApi
 from service.errors import exception_handlers
@@ -32,8 +31,6 @@ from service.resources import (
 from service.routing import add_routes
 from service.settings import Settings, load
 from service.turns import Turns
-
-log = logging.getLogger(__name__)
 
 ROUTERS = (
     service.accounts.routes.router,
@@ -72,6 +69,7 @@ class Service:
         )
         self.details = Details(settings, self.health)
         self.open_resources = open_resources
+        self.tracer_provider = tracing.make_provider(settings)
         self.api = self._api()
         self.layer = RequestLayer(self.api, settings, body_limits(settings), lines())
         self.front = {
@@ -109,16 +107,15 @@ class Service:
             openapi_tags=TAGS,
             lifespan=self._lifespan,
             exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
-            telemetry={"tracing": False, "metrics": False, "logs": False},
+            telemetry={"tracing": False, "metrics": False, "logs": False},  # see tracing.py
         )
         add_routes(api, (*ROUTERS, pages.routes(TITLE, DESCRIPTION, documented=documented)))
         return api
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        if self.settings.otel_exporter_otlp_endpoint.get_secret_value():
-            log.warning("tracing_is_not_built")
         async with AsyncExitStack() as stack:
+            stack.enter_context(tracing.exporting(self.tracer_provider, self.settings))
             resources = await stack.enter_async_context(
                 self.open_resources(self.settings, self.health)
             )

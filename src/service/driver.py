@@ -9,6 +9,8 @@ from typing import Any
 
 import asyncpg
 
+from service import tracing
+
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]
     """`begun` is how a transaction was begun in which nothing has run yet, or empty."""
@@ -26,13 +28,23 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
     async def execute(self, query: str, *values: Any, **more: Any) -> str:
         """Also begins and ends transactions."""
         self.begun = ""
-        status: str = await super().execute(query, *values, **more)
+        with tracing.query(query):
+            status: str = await super().execute(query, *values, **more)
         self.begun = query if query.startswith("BEGIN") else ""
         return status
 
     async def executemany(self, *arguments: Any, **more: Any) -> None:
         self.begun = ""
         await super().executemany(*arguments, **more)
+
+    async def fetch(self, query: str, *values: Any, **more: Any) -> list[Any]:
+        with tracing.query(query):
+            rows: list[Any] = await super().fetch(query, *values, **more)
+        return rows
+
+    async def fetchrow(self, query: str, *values: Any, **more: Any) -> Any:
+        with tracing.query(query):
+            return await super().fetchrow(query, *values, **more)
 
     async def prepare(self, query: str, **more: Any) -> "Statement":
         return Statement(self, query, await self.prepare_now(query, **more))
@@ -60,6 +72,10 @@ class Statement:
 
     async def fetch(self, *values: Any) -> list[Any]:
         """The rows. Raises asyncpg's errors."""
+        with tracing.query(self.query):
+            return await self._fetch(*values)
+
+    async def _fetch(self, *values: Any) -> list[Any]:
         begun, self.connection.begun = self.connection.begun, ""
         try:
             rows: list[Any] = await self.prepared.fetch(*values)

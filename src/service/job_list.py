@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
 
+from service import tracing
 from service.database import Database
 from service.jobs import ORIGIN, WAKE, EmbeddedJob, Job, JobFailure, Task, procrastinate_jobs
 
@@ -117,7 +118,9 @@ def _listed(
     failed_at: datetime | None,
 ) -> ListedJob:
     given = json.loads(arguments) if isinstance(arguments, str) else arguments
-    shown = {name: value for name, value in given.items() if name not in ORIGIN}
+    shown = {
+        name: value for name, value in given.items() if name not in (*ORIGIN, tracing.TRACEPARENT)
+    }
     at = failed_at if status == "failed" else run_at
     return ListedJob(number, task, status, attempts, at, shown, reason or "")
 

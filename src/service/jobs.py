@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service import metrics
+from service import metrics, tracing
 from service.database import Base, Database, UtcDateTime
 from service.errors import Unavailable
 from service.logs import Redactor, request_id, trace_id
@@ -122,14 +122,21 @@ async def execute(task: Task, resources: Any, job: Job) -> Outcome:
     """Run a task once, with its request's ids in the log. Raises nothing but CancelledError."""
     for name, variable in ORIGIN.items():
         variable.set(str(job.arguments.get(name, "")))
+    with tracing.job(task.name, job.arguments, job.attempt):
+        return await _execute(task, resources, job)
+
+
+async def _execute(task: Task, resources: Any, job: Job) -> Outcome:
     extra = {"task": task.name, "job": job.id, "attempt": job.attempt}
     try:
         if job.attempt > task.max_attempts:
             raise JobAbandoned(job.attempt - 1)
         await task.run(resources, job)
     except Unavailable as error:
+        tracing.failed(error)
         return _delayed(task, extra, error)
     except Exception as error:
+        tracing.failed(error)
         if job.attempt < task.max_attempts:
             seldom = {"seldom": f"{task.name} {error}"} if isinstance(error, task.outages) else {}
             log.warning("job_retried", extra=extra | seldom, exc_info=error)
@@ -226,7 +233,7 @@ class Jobs:
         """Add a job that exists if, and as soon as, the session's transaction commits."""
         arguments |= {
             name: origin for name, variable in ORIGIN.items() if (origin := variable.get())
-        }
+        } | tracing.carried()
         if self.database.is_postgresql:
             values = {"queue": QUEUE, "task": task, "arguments": json.dumps(arguments)}
             await session.execute(DEFER, values)

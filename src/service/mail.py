@@ -9,6 +9,7 @@ from email.utils import formatdate, make_msgid
 
 import aiosmtplib
 
+from service import tracing
 from service.mail_html import html
 from service.settings import Settings
 
@@ -76,8 +77,9 @@ class Mailer:
     async def _hand_over(self, message: EmailMessage) -> None:
         smtp = self._connection()
         try:
-            await smtp.connect()
-            await smtp.send_message(message)
+            with tracing.mail(self.settings.mail_server, self.settings.mail_port):
+                await smtp.connect()
+                await smtp.send_message(message)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             self._silent = isinstance(error, TimeoutError)
             if _is_permanent(error):

@@ -14,7 +14,7 @@ from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from service import logs, metrics
+from service import logs, metrics, tracing
 from service.bodies import (
     FORM_OVERHEAD_BYTES,
     SMALL_BODY_BYTES,
@@ -117,12 +117,13 @@ class RequestLayer:
         exchange = Exchange(send, given_id)
         _identify(scope, headers, exchange)
         self.running += 1
-        try:
-            await self._serve(scope, headers, receive, exchange)
-        finally:
-            exchange.end_turn()
-            self.running -= 1
-            self._account(scope, exchange.status, perf_counter() - began)
+        with tracing.request(scope["method"], scope["path"], headers):
+            try:
+                await self._serve(scope, headers, receive, exchange)
+            finally:
+                exchange.end_turn()
+                self.running -= 1
+                self._account(scope, exchange.status, perf_counter() - began)
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """For a server that can answer without a task for the request, which is most of what it
@@ -226,6 +227,7 @@ class RequestLayer:
             method = key[0] if key[0] in _METHODS else "OTHER"
             timer = self._timers[key] = metrics.REQUESTS.labels(method, template, str(status))
         timer.observe(seconds)
+        tracing.answered(*key)
         if self.access_log:
             client = scope.get("client")
             log.info(

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     docs_enabled: fields.Flag = True
     """Serve `/docs` and `/openapi.json`"""
     otel_exporter_otlp_endpoint: fields.WebUrl = SecretUrl("")
-    """Where traces are to go; this release sends none and says so in its log"""
+    """Where traces are sent, by OTLP over HTTP; without it there are none"""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True

@@ -24,7 +24,7 @@ from psycopg import Error as PsycopgError
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import metrics
+from service import metrics, tracing
 from service.checks import Check
 from service.database_errors import DatabaseUnavailable
 from service.database_url import libpq_url
@@ -72,6 +72,7 @@ async def run(settings: Settings) -> None:
     # It waits, so that a worker that is just starting is not reported as one that fails.
     health.add(Check("queue", working.wait, timeout_seconds=QUEUE_CHECK_SECONDS))
     async with AsyncExitStack() as stack:
+        stack.enter_context(tracing.exporting(tracing.make_provider(settings), settings))
         resources = await stack.enter_async_context(open_resources(settings, health))
         if settings.worker_bind:
             await stack.enter_async_context(_probes(settings.worker_bind, health))

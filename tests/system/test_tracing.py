@@ -1,0 +1,163 @@
+"""One trace from a client's `traceparent` over the request, its statements, the job that it left,
+and that job's mail, from four workers that were forked."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from collector import Collector, Span, running_collector
+from mail_server import MailServer, mail_server
+from servers import Postgresql, Web, Worker, free_port, running, service_command, wait_until
+
+MakeWeb = Callable[..., Web]
+EMAIL = "grace@example.org"
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass
+class Site:
+    web: Web
+    worker: Worker
+    mail: MailServer
+    collector: Collector
+
+    def post(self, path: str, trace_id: str, **more: object) -> httpx.Response:
+        headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+        return httpx.post(f"{self.web.url}{path}", headers=headers, timeout=30, **more)
+
+
+@pytest.fixture
+def environment(database_url: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database_url,
+        "SECRET_KEY": "k3y-0f-the-t3sts-k3y-0f-the-t3sts",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",  # milliseconds between batches; a variable of the SDK's
+    }
+
+
+@pytest.fixture
+def site(make_web: MakeWeb, environment: dict[str, str], tmp_path: Path) -> Iterator[Site]:
+    with running_collector() as collector, mail_server() as mail:
+        environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "MAIL_SERVER": "127.0.0.1",
+            "MAIL_PORT": str(mail.port),
+            "MAIL_USE_TLS": "false",
+        }
+        web = make_web(environment | {"WEB_CONCURRENCY": "4"})
+        worker = Worker(tmp_path / "worker", environment, tuple(service_command("worker")))
+        with running(worker):
+            yield Site(web, worker, mail, collector)
+
+
+def test_a_trace_goes_from_the_request_to_the_mail(site: Site) -> None:
+    trace_id = secrets.token_hex(16)
+    body = {"email": EMAIL, "password": PASSWORD}
+    assert site.post("/api/accounts", trace_id, json=body).status_code == 202
+    spans = wait_until(
+        lambda: (found := site.collector.trace(trace_id)) and has_mail(found) and found
+    )
+    (request,) = (span for span in spans if span.parent_id == "00f067aa0ba902b7")
+    assert request.name == "POST /api/accounts"
+    assert request.attributes["http.route"] == "/api/accounts"
+    assert re.fullmatch("[0-9a-f]{32}", request.attributes["request_id"])
+    statements = [span for span in spans if span.parent_id == request.id and is_statement(span)]
+    assert {"INSERT", "COMMIT;"} <= {span.name for span in statements}
+    (job,) = (span for span in spans if span.name == "mail.deliver")
+    assert job.parent_id in {span.id for span in spans}
+    (mail,) = (span for span in spans if span.name == "SMTP")
+    assert (mail.parent_id, mail.attributes["server.address"]) == (job.id, "127.0.0.1")
+    assert any(span.parent_id == job.id and is_statement(span) for span in spans)
+    everything = repr(spans)
+    assert EMAIL not in everything
+    assert PASSWORD not in everything
+
+
+def has_mail(spans: list[Span]) -> bool:
+    names = {span.name for span in spans}
+    return {"SMTP", "mail.deliver", "POST /api/accounts"} <= names
+
+
+def is_statement(span: Span) -> bool:
+    return span.attributes.get("db.system.name") == "postgresql"
+
+
+def test_every_request_of_four_workers_has_a_span_of_its_own(site: Site) -> None:
+    """What is made before the fork would be shared: ids, or a thread that is gone."""
+    ids = [secrets.token_hex(16) for _ in range(80)]
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda trace_id: site.post("/logout", trace_id), ids))
+    assert {answer.status_code for answer in answers} == {401}
+    wait_until(lambda: all(map(site.collector.trace, ids)))
+    found = [span for trace_id in ids for span in site.collector.trace(trace_id)]
+    assert len({span.id for span in found}) == len(found)
+    assert [span.name for span in found if span.parent_id == "00f067aa0ba902b7"] == 80 * [
+        "POST /logout"
+    ]
+
+
+def test_the_token_of_a_mailed_link_is_in_no_span(site: Site) -> None:
+    trace_id = secrets.token_hex(16)
+    headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    httpx.get(f"{site.web.url}/confirm?token=s3same-0pen", headers=headers, timeout=30)
+    (span,) = wait_until(lambda: site.collector.trace(trace_id))
+    assert (span.name, span.attributes["url.path"]) == ("GET /confirm", "/confirm")
+    assert "s3same" not in repr(site.collector.spans)
+
+
+def test_what_fails_is_marked_without_its_words(site: Site, shared_postgresql: Postgresql) -> None:
+    name = site.web.environment["DATABASE_URL"].rpartition("/")[2]
+    shared_postgresql.psql(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, args, attempts)"
+        " VALUES ('default', 'mail.deliver', '{\"key\": \"none\"}', 100)",
+        name,
+    )
+    span = wait_until(
+        lambda: next((s for s in site.collector.spans if s.name == "mail.deliver"), None)
+    )
+    assert span.failed
+    assert span.attributes["error.type"] == "JobAbandoned"
+
+
+def test_a_collector_that_is_away_is_told_of_once_and_holds_up_nothing(
+    make_web: MakeWeb, environment: dict[str, str]
+) -> None:
+    away = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    web = make_web(environment | away)
+    for _ in range(3):
+        assert web.get("/nowhere").status_code == 404
+        time.sleep(0.5)
+    workers = int(web.variables()["WEB_CONCURRENCY"])
+    wait_until(lambda: web.events("traces_not_sent"))
+    assert len(web.events("traces_not_sent")) <= workers
+    began = time.monotonic()
+    assert web.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 15
+    assert "Traceback" not in web.log
+
+
+def test_nothing_of_it_is_loaded_where_it_is_off(database_url: str) -> None:
+    """But for the SDK's metrics, which redis-py loads where they are installed."""
+    program = (
+        "import sys; from service.app import create_app; create_app();"
+        "print([name for name in sys.modules if name.startswith(("
+        "'opentelemetry.sdk.trace', 'opentelemetry.exporter', 'google.protobuf'))])"
+    )
+    environment = os.environ | {"DATABASE_URL": database_url, "SECRET_KEY": "k" * 40}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
