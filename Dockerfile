@@ -70,6 +70,7 @@ LABEL org.opencontainers.image.title="service" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+ENV REVISION=${REVISION}
 # SIGTERM drains. No init beside: Gunicorn's master and the worker reap what they are given.
 STOPSIGNAL SIGTERM
 CMD ["gunicorn", "-c", "gunicorn_async_config.py"]

@@ -12,7 +12,7 @@ BACKUP ?=
 PARTS ?=
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: help run logs stop deploy secrets backup restore test check format bench chaos k8s-test lock assets clean
+.PHONY: help run logs stop deploy secrets backup restore test check format bench chaos k8s-test lock supply assets clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ lock: .venv/dev ## renew requirements*.txt from pyproject.toml (UPGRADE=1: to th
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements-dev.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:build -o requirements-build.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:lint -o requirements-lint.txt
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:release -o requirements-release.txt
+
+supply: .venv/dev .venv-release/done ## what a release is made of, into dist/: SBOM, licences, known vulnerabilities
+	@scripts/supply
 
 assets: ## renew the vendored Swagger UI from package-lock.json (needs npm; nothing else does)
 	@npm ci --silent
@@ -74,7 +78,7 @@ assets: ## renew the vendored Swagger UI from package-lock.json (needs npm; noth
 	@rm -rf node_modules
 
 clean: ## remove what the other targets made, but not your data under var/
-	@rm -rf .venv .venv-lint build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .venv-lint .venv-release build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/runtime: requirements.txt requirements-build.txt pyproject.toml
 	@PYTHON=$(PYTHON) scripts/venv requirements.txt
@@ -87,4 +91,9 @@ clean: ## remove what the other targets made, but not your data under var/
 .venv-lint/done: requirements-lint.txt | .venv/dev
 	@rm -rf .venv-lint && $(BIN)/uv venv --quiet .venv-lint
 	@VIRTUAL_ENV=.venv-lint $(BIN)/uv pip install --quiet --require-hashes -r requirements-lint.txt
+	@touch $@
+
+.venv-release/done: requirements-release.txt | .venv/dev
+	@rm -rf .venv-release && $(BIN)/uv venv --quiet .venv-release
+	@VIRTUAL_ENV=.venv-release $(BIN)/uv pip install --quiet --require-hashes -r requirements-release.txt
 	@touch $@

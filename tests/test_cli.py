@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def test_help_is_given(run: Run, flag: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for command in ("worker", "migrate", "check", "settings", "static", "health"):
         assert re.search(rf"^  {command}\b", done.stdout, re.MULTILINE)
+
+
+def test_the_version_is_told_and_the_revision_where_it_is_known(run: Run) -> None:
+    assert run("--version").stdout == f"service {version('service')}\n"
+    assert (
+        run("--version", REVISION="1a2b3c4").stdout == f"service {version('service')} (1a2b3c4)\n"
+    )
 
 
 @pytest.mark.parametrize(

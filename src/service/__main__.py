@@ -1,5 +1,6 @@
 """The command line: worker, migrate, check, jobs, settings, static, health."""
 
+import os
 import sys
 
 USAGE = """\
@@ -16,6 +17,8 @@ usage: service COMMAND [OPTION ...]
   settings [--format text|json]      every setting, its value (secrets masked) and its source
   static FOLDER                      write the files that pages link to, for nginx
   health [live|ready|startup]        ask the running service; exit 0 or 1
+
+  --version                          the release and the revision that it was built from
 
   --set NAME=VALUE                   a setting that wins over all other sources; any command
                                      but static and health; may be repeated
@@ -38,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
         from service import cli  # noqa: PLC0415
 
         return cli.run(command, rest)
+    if command == "--version":
+        from importlib.metadata import version  # noqa: PLC0415
+
+        revision = os.environ.get("REVISION", "")
+        print("service", version("service"), *([f"({revision})"] if revision else []))
+        return 0
     asked = command in ("-h", "--help", "help")
     (sys.stdout if asked else sys.stderr).write(USAGE)
     return 0 if asked else 2
