@@ -106,6 +106,15 @@ def test_everything_is_healthy_after_a_deploy(production: Stack) -> None:
         assert client.get("/health").json()["status"] in ("healthy", "degraded")
 
 
+def test_the_image_knows_what_it_was_built_from(production: Stack) -> None:
+    labels = production.inspect("web")["Config"]["Labels"]
+    version, revision = (
+        labels[f"org.opencontainers.image.{name}"] for name in ("version", "revision")
+    )
+    assert revision not in ("", "unknown")
+    assert production.sh("web", "service --version").strip() == f"service {version} ({revision})"
+
+
 # media: from here
 def test_a_picture_goes_the_whole_way(production: Stack, ada: Person) -> None:
     """From account to thumbnail, over https, with the bytes sent by nginx itself."""
