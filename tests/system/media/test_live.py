@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from api import Api, Headers, running_api
 from live import following, listening, refused, told, told_until
+from pictures import halves, saved
 from servers import (
     Postgresql,
     RedisServer,
@@ -25,12 +26,14 @@ from servers import (
     wait_until,
 )
 from service.fanout import RARE_LOOK_SECONDS
+from service.media import progress
 from service.settings import Settings
 from sockets import until
 
 pytestmark = [pytest.mark.alone, pytest.mark.anyio, pytest.mark.timeout(240)]
 
 KEY = "k3y-0f-the-t3sts-k3y-0f-the-t3sts"
+LARGE_PICTURE = saved(halves((6000, 4000)), "JPEG")  # takes a while
 MakeWeb = Callable[..., Web]
 
 
@@ -87,9 +90,9 @@ def worker(environment: dict[str, str], tmp_path: Path) -> Iterator[Worker]:
         yield it
 
 
-async def upload(web: Web, bearer: Headers) -> str:
+async def upload(web: Web, bearer: Headers, content: bytes = b"hello") -> str:
     async with httpx.AsyncClient(base_url=web.url, timeout=30) as client:
-        files = {"file": ("a.txt", b"hello")}
+        files = {"file": ("a.txt", content)}
         answer = await client.post("/api/media", headers=bearer, files=files)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
@@ -105,6 +108,19 @@ async def test_an_upload_through_one_instance_is_told_by_every_worker(
     for socket in sockets:
         assert (await told_until(socket, item, "ready"))[-1]["progress"] == 100
         await socket.close()
+
+
+async def test_progress_is_told_while_the_worker_looks_at_a_picture(
+    two: tuple[Web, Web], worker: Worker, bearer: Headers
+) -> None:
+    here, there = two
+    async with listening(there.port, bearer) as socket:
+        item = await upload(here, bearer, LARGE_PICTURE)
+        messages = await told_until(socket, item, "ready", seconds=60)
+    seen = [message["progress"] for message in messages]
+    assert seen == sorted(seen)
+    assert {progress.BEGUN, progress.DONE} <= set(seen)
+    assert {message["status"] for message in messages} <= {"received", "processing", "ready"}
 
 
 async def test_a_deletion_reaches_the_other_instance(two: tuple[Web, Web], bearer: Headers) -> None:
