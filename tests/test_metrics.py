@@ -411,7 +411,8 @@ def test_a_directory_is_closed_to_others_and_goes_with_its_master(tmp_path: Path
 def test_the_master_is_not_listed_as_a_worker(tmp_path: Path) -> None:
     """Its import of the metrics made gauges."""
     with preparing(tmp_path) as (process, _, names):
-        assert names == [f"histogram_{process.pid}.db", "lock", "owner"]
+        kinds = ("counter", "histogram")
+        assert names == [*(f"{kind}_{process.pid}.db" for kind in kinds), "lock", "owner"]
 
 
 def test_a_killed_masters_directory_is_removed_by_the_next_master(tmp_path: Path) -> None:
