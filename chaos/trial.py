@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -28,7 +29,7 @@ VERSIONS = {
     SECOND: f'FROM {IMAGE}:{FIRST}\nLABEL version="{SECOND}"\n',
     NEVER_READY: f'FROM {IMAGE}:{FIRST}\nCMD ["sleep", "3600"]\n',
 }
-BRIDGE = "{{(index .IPAM.Config 0).Gateway}}"
+BRIDGE = "docker0"
 
 
 @dataclass
@@ -103,9 +104,11 @@ def open_trial() -> Iterator[Trial]:
 
 def node_address() -> str:
     """Of this machine, where pods reach it: NODE_ADDRESS, or that of the engine's bridge."""
-    return os.environ.get("NODE_ADDRESS") or (
-        docker("network", "inspect", "bridge", "--format", BRIDGE).stdout.strip()
-    )
+    if given := os.environ.get("NODE_ADDRESS"):
+        return given
+    command = ["ip", "-json", "-4", "address", "show", BRIDGE]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return str(json.loads(shown)[0]["addr_info"][0]["local"])
 
 
 def build() -> None:
