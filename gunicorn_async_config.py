@@ -56,8 +56,10 @@ loglevel = settings.log_level
 
 
 def on_starting(server: Any) -> None:
-    """A reload happens as a whole or not at all, and a failed start ends with its own code."""
+    """A reload happens as a whole or not at all, a failed start ends with its own code, and while
+    workers drain they can be reached."""
     master.guard_halt(server)
+    master.keep_socket_path(server, settings.shutdown_drain_seconds)
     master.guard_reload(server, settings.bind)
 
 

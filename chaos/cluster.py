@@ -17,10 +17,15 @@ from servers import wait_until
 CALL_SECONDS = 120.0
 IN_THE_END_SECONDS = 300.0
 
-CONTAINERS = "{.name}:{.restartCount}:{.ready}"
-PODS = (
-    "jsonpath={.metadata.labels.app\\.kubernetes\\.io/name}/{.metadata.name}"
-    "{range .status.containerStatuses[*]} " + CONTAINERS + '{end}{"\\n"}'
+# Not jsonpath, whose `range` fails at the second object of a watch.
+PODS = "custom-columns=" + ",".join(
+    f"{name}:{path}"
+    for name, path in {
+        "POD": ".metadata.name",
+        "CONTAINERS": ".status.containerStatuses[*].name",
+        "RESTARTS": ".status.containerStatuses[*].restartCount",
+        "READY": ".status.containerStatuses[*].ready",
+    }.items()
 )
 MEMBERS = 'jsonpath={.subsets[*].addresses[*].ip}{"\\n"}'
 
@@ -92,13 +97,13 @@ class Watch:
     seen: list[tuple[float, list[str]]] = field(default_factory=list)
     """Members, and since when"""
     restarts: dict[str, int] = field(default_factory=dict)
-    """By app/pod/container, of pods that were ready once"""
+    """By pod/container, of pods that were ready once"""
     _ready: set[str] = field(default_factory=set)
     _left: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Watch:
         self._follow(self._note_members, "endpoints", "web", "--output", MEMBERS)
-        self._follow(self._note_pod, "pods", "--output", PODS)
+        self._follow(self._note_pod, "pods", "--no-headers", "--output", PODS)
         wait_until(lambda: self.seen)
         return self
 
@@ -137,10 +142,10 @@ class Watch:
         self.seen.append((time.monotonic(), line.split()))
 
     def _note_pod(self, line: str) -> None:
-        pod, *containers = line.split(" ")
-        states = [container.split(":") for container in containers if container]
-        if states and all(ready == "true" for *_, ready in states):
+        pod, *states = line.split()
+        names, restarts, ready = (state.split(",") for state in states)
+        if set(ready) == {"true"}:
             self._ready.add(pod)
         if pod in self._ready:
-            for name, count, _ in states:
+            for name, count in zip(names, restarts, strict=True):
                 self.restarts[f"{pod}/{name}"] = int(count)

@@ -13,8 +13,10 @@ import resource
 import ssl
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from gunicorn.errors import HaltServer
@@ -23,6 +25,7 @@ from service.settings import EX_CONFIG, ConfigurationError, Loaded, Settings, lo
 from service.sources import Problem
 
 LONGEST_SOCKET_PATH = 107  # unix(7), in bytes
+UNREACHABLE_SECONDS = 1.0  # before workers stop accepting: what has connected by then is served
 
 
 def load_checked() -> Loaded:
@@ -164,6 +167,42 @@ def guard_halt(server: Any) -> None:
         halt(reason=reason, exit_status=exit_status)
 
     server.halt = halt_once
+
+
+def keep_socket_path(server: Any, drain_seconds: float) -> None:
+    """Make the path of a Unix socket outlast SIGTERM for as long as the workers drain: Gunicorn
+    removes it at once, and a proxy that has no other would have nothing to connect to. It goes a
+    little before they stop accepting, so that nobody is left waiting in the queue.
+
+    Not where another master has taken the socket over, or has bound one at this path since.
+    """
+    stop = server.stop
+
+    def stop_after_the_drain(graceful: bool = True) -> None:
+        names = [listener.getsockname() for listener in server.LISTENERS]
+        paths = [Path(name) for name in names if isinstance(name, str) and os.path.exists(name)]
+        if not graceful or not paths or server.reexec_pid or server.master_pid:
+            stop(graceful)
+            return
+        ours = {path: path.stat().st_ino for path in paths}
+
+        def remove() -> None:
+            for path, number in ours.items():
+                with suppress(FileNotFoundError):
+                    if path.stat().st_ino == number:
+                        path.unlink()
+
+        timer = threading.Timer(max(0.0, drain_seconds - UNREACHABLE_SECONDS), remove)
+        timer.daemon = True
+        timer.start()
+        server.systemd = True  # then Gunicorn leaves the path alone, as somebody else's
+        try:
+            stop(graceful)
+        finally:
+            timer.cancel()
+            remove()
+
+    server.stop = stop_after_the_drain
 
 
 def guard_reload(server: Any, bind: str) -> None:

@@ -41,7 +41,7 @@ class Answer:
         return self.status, self.json
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self.path = path
@@ -59,7 +59,7 @@ class Service(Web):
     def connection(self, timeout: float = 5) -> http.client.HTTPConnection:
         bind = self.environment.get("BIND", "")
         if bind.startswith("unix:"):
-            return _UnixConnection(bind.removeprefix("unix:"), timeout)
+            return UnixConnection(bind.removeprefix("unix:"), timeout)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def probe(self, path: str, method: str = "GET", **headers: str) -> Answer:

@@ -19,6 +19,7 @@ import pytest
 
 from conftest import require
 from servers import Web, children, find_program, has_ended, make_certificate, wait_until
+from system.health_faults import UnixConnection
 from traffic import Traffic
 
 pytestmark = pytest.mark.alone
@@ -221,6 +222,48 @@ def test_on_a_unix_socket_the_proxys_word_is_taken_for_the_client(
     assert event["client"] == "192.0.2.7"
     web.stop(signal.SIGTERM)
     assert not path.exists()
+
+
+def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before_its_end(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+) -> None:
+    path = tmp_path / "app.sock"
+    environment = embedded_environment | LONG_DRAIN | {"BIND": f"unix:{path}"}
+    web = make_web(environment, wait=None)
+    wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    answers = set()
+    while path.exists():
+        with contextlib.suppress(FileNotFoundError):  # as it may have gone just now
+            answers.add(ask_at(path))
+    assert answers == {(404, "close")}
+    assert web.events("worker_stopped") == []
+    assert web.stop(signal.SIGTERM) == 0
+    assert not path.exists()
+
+
+def test_a_path_that_another_has_bound_since_is_left_alone(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+) -> None:
+    path = tmp_path / "app.sock"
+    web = make_web(embedded_environment | LONG_DRAIN | {"BIND": f"unix:{path}"}, wait=None)
+    wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        assert web.stop(signal.SIGTERM) == 0
+        assert path.exists()
+
+
+def ask_at(path: Path) -> tuple[int, str]:
+    """The status of a request on a connection of its own, and what becomes of that."""
+    with contextlib.closing(UnixConnection(str(path), 30)) as connection:
+        connection.request("GET", "/nowhere")
+        answer = connection.getresponse()
+        return answer.status, answer.headers.get("connection", "")
 
 
 def test_over_tcp_a_strangers_word_is_not_taken(
