@@ -66,6 +66,12 @@ def pids(samples: Samples) -> set[int]:
     return {int(dict(labels)["pid"]) for labels, at in heartbeats.items() if at}
 
 
+def exits(samples: Samples) -> dict[str, float]:
+    """Workers that ended, by reason; those of which there are some."""
+    found = named(samples, "service_worker_exits_total").items()
+    return {dict(labels)["reason"]: count for labels, count in found if count}
+
+
 def directory_of(tmp_path: Path) -> Path:
     [directory] = (tmp_path / "shm").glob("service-metrics-*")
     return directory
@@ -99,7 +105,7 @@ def test_the_requests_of_all_workers_add_up(web: Web) -> None:
         assert counted(samples, method="GET", status="404") == 60
         assert counted(samples, route="/api/accounts/me", status="401") == 30
     os.kill(web.workers()[0], signal.SIGKILL)
-    wait_until(lambda: sum(named(scrape(web), "service_worker_exits_total").values()))
+    wait_until(lambda: exits(scrape(web)))
     assert counted(scrape(web)) == 90
 
 
@@ -140,7 +146,7 @@ def test_probes_and_scrapes_are_not_counted_as_requests(web: Web) -> None:
 def test_everything_one_wants_to_see_is_there(web: Web) -> None:
     """Pool, jobs, checks, loop lag, heartbeat, requests running and ended workers."""
     os.kill(web.workers()[0], signal.SIGKILL)
-    wait_until(lambda: sum(named(scrape(web), "service_worker_exits_total").values()))
+    wait_until(lambda: exits(scrape(web)))
     ask(web, "GET", "/nowhere")
     wait_until(lambda: named(scrape(web), "service_jobs"), seconds=15)
     wait_until(lambda: pids(scrape(web)) == set(web.workers()))
@@ -168,10 +174,7 @@ def test_everything_one_wants_to_see_is_there(web: Web) -> None:
     assert named(samples, "service_database_pool_size") == {(): 10.0}, "both pools"
     statuses = {dict(labels)["status"] for labels in named(samples, "service_jobs")}
     assert {"todo", "doing", "failed"} <= statuses
-    exits = named(samples, "service_worker_exits_total")
-    assert {labels: count for labels, count in exits.items() if count} == {
-        (("reason", "crashed"),): 1.0
-    }
+    assert exits(samples) == {"crashed": 1.0}
     free = named(samples, "service_disk_free_ratio")
     assert {dict(labels)["resource"] for labels in free} == {"bytes", "inodes"}
     assert all(0 < ratio <= 1 for ratio in free.values())
@@ -196,9 +199,8 @@ def test_the_master_is_not_listed_as_a_worker(web: Web) -> None:
 def test_a_worker_that_ended_is_counted_by_its_reason(web: Web, number: int, reason: str) -> None:
     """Each once."""
     os.kill(web.workers()[0], number)
-    wait_until(lambda: sum(named(scrape(web), "service_worker_exits_total").values()))
-    exits = named(scrape(web), "service_worker_exits_total")
-    assert exits == {(("reason", reason),): 1.0}
+    wait_until(lambda: exits(scrape(web)))
+    assert exits(scrape(web)) == {reason: 1.0}
 
 
 MEASURE = """
@@ -283,5 +285,5 @@ def test_a_worker_stopped_in_the_middle_of_a_scrape_stops_nobody_else(
     wait_until(lambda: pids(scrape(web)) == set(web.workers()))
     os.kill(frozen, signal.SIGKILL)
     wait_until(lambda: not list(directory.glob("dead-*")))
-    wait_until(lambda: sum(named(scrape(web), "service_worker_exits_total").values()) == 4)
+    wait_until(lambda: sum(exits(scrape(web)).values()) == 4)
     assert counted(scrape(web)) == 10
