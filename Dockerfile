@@ -19,6 +19,10 @@ RUN python -m venv --without-pip /opt/venv \
  # Of what botocore knows of all of AWS: how to get a key. 28 MB speak of other services.
  && find /opt/venv/lib/python*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
     ! -name sts ! -name 'sso*' ! -name signin -exec rm -rf {} + \
+ # Of seven Luas the one that the stand-in for Redis runs, and of Google's protocols what OTLP speaks.
+ && find /opt/venv/lib/python*/site-packages/lupa -name 'lua*.so' ! -name 'lua51.*' -delete \
+ && find /opt/venv/lib/python*/site-packages/google -mindepth 1 -maxdepth 1 -type d \
+    ! -name protobuf ! -name _upb ! -name rpc -exec rm -rf {} + \
  # And AVIF, the largest format that Pillow reads and the service does not.
  && find /opt/venv \( -path '*/PIL/_avif.*.so' -o -path '*/pillow.libs/libavif-*' \) -delete \
  && find /opt/venv \( -name '*.pyx' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -type f -delete \
