@@ -2,6 +2,7 @@
 parts that `make chaos` runs, as it needs a cluster whose node has the local engine's images."""
 
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -54,7 +55,13 @@ def names(_: Options) -> list[str]:
 def run(_: str, options: Options) -> list[Row]:
     with open_trial() as trial, Watch(trial.cluster) as watch:
         chosen = [event for event in EVENTS if options.only in event.name]
-        return [_run(event, f"event{n}", trial, watch) for n, event in enumerate(chosen)]
+        rows = []
+        for number, event in enumerate(chosen):
+            rows.append(_run(event, f"event{number}", trial, watch))
+            told = ("met", "failed", "restarts", "problem", "first failures")
+            said = ", ".join(f"{name}: {rows[-1][name]}" for name in told)
+            print(f"{event.name}: {said}", file=sys.stderr)  # all of it takes long
+        return rows
 
 
 def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
