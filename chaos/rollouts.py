@@ -183,7 +183,8 @@ def migrate_twice(trial: Trial, _: Watch) -> Columns:
 
 def _job(job: dict[str, Any], name: str, url: str) -> dict[str, Any]:
     pod = job["spec"]["template"]
-    pod["spec"]["containers"][0]["env"] = [{"name": "DATABASE_URL", "value": url}]
+    # The secret's file would win over a variable.
+    pod["spec"]["containers"][0]["command"] = ["service", "migrate", "--set", f"DATABASE_URL={url}"]
     labels = {"app.kubernetes.io/name": "migrate"}
     return {
         "apiVersion": "batch/v1",
