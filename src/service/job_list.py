@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 FAILED_KEPT = timedelta(days=30)
 EXPIRY_SECONDS = 24 * 3600
 BATCH = 1000
+CARRIED = {*ORIGIN, tracing.TRACEPARENT}  # of no interest to who looks at a job
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def _listed(
     failed_at: datetime | None,
 ) -> ListedJob:
     given = json.loads(arguments) if isinstance(arguments, str) else arguments
-    shown = {
-        name: value for name, value in given.items() if name not in (*ORIGIN, tracing.TRACEPARENT)
-    }
+    shown = {name: value for name, value in given.items() if name not in CARRIED}
     at = failed_at if status == "failed" else run_at
     return ListedJob(number, task, status, attempts, at, shown, reason or "")
 

@@ -15,12 +15,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import propagate, trace  # the interface, which FastAPI imports in any case
+
 from service import logs
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-    from opentelemetry.trace import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ END_SECONDS = 3.0  # for what is left at the end: a collector that is away holds
 NOTHING = nullcontext()
 TRACEPARENT = "traceparent"  # the name of W3C's header, and of a job's argument
 
-_tracer: Tracer | None = None
+_tracer: trace.Tracer | None = None
 
 
 def make_provider(settings: Settings) -> TracerProvider | None:
@@ -86,8 +87,6 @@ def request(
     """Around a request; named once it is `answered`."""
     if _tracer is None:
         return NOTHING
-    from opentelemetry import propagate, trace  # noqa: PLC0415
-
     carrier = {
         name: headers[name.encode()].decode("latin-1")
         for name in (TRACEPARENT, "tracestate")
@@ -106,8 +105,6 @@ def answered(method: str, route: str, status: int) -> None:
     """What a request was, by its route's template, and what became of it."""
     if _tracer is None:
         return
-    from opentelemetry import trace  # noqa: PLC0415
-
     span = trace.get_current_span()
     span.update_name(f"{method} {route}")
     span.set_attributes(
@@ -120,7 +117,7 @@ def answered(method: str, route: str, status: int) -> None:
 def query(text: str) -> AbstractContextManager[object]:
     """Around a statement, which has placeholders for its values. Only as a part of something: what
     the service asks by itself, every few seconds, is no trace."""
-    if _tracer is None or not _inside():
+    if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return NOTHING
     about = {"db.system.name": "postgresql", "db.query.text": text}
     return _client_span(text.split(None, 1)[0], about)
@@ -137,8 +134,6 @@ def job(task: str, arguments: Mapping[str, Any], attempt: int) -> AbstractContex
     """Around a run of a job, as a part of what made it."""
     if _tracer is None:
         return NOTHING
-    from opentelemetry import propagate, trace  # noqa: PLC0415
-
     return _tracer.start_as_current_span(
         task,
         context=propagate.extract({TRACEPARENT: str(arguments.get(TRACEPARENT, ""))}),
@@ -151,8 +146,6 @@ def carried() -> dict[str, str]:
     """What a job has to carry to be a part of this trace."""
     if _tracer is None:
         return {}
-    from opentelemetry import propagate  # noqa: PLC0415
-
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return {name: value for name, value in carrier.items() if name == TRACEPARENT}
@@ -162,22 +155,12 @@ def failed(error: BaseException) -> None:
     """What was caught counts as this span's failure. Its words may be anybody's."""
     if _tracer is None:
         return
-    from opentelemetry import trace  # noqa: PLC0415
-
     span = trace.get_current_span()
     span.set_attribute("error.type", type(error).__name__)
     span.set_status(trace.StatusCode.ERROR)
 
 
-def _inside() -> bool:
-    from opentelemetry import trace  # noqa: PLC0415
-
-    return trace.get_current_span().get_span_context().is_valid
-
-
 def _client_span(name: str, attributes: Mapping[str, str | int]) -> AbstractContextManager[object]:
-    from opentelemetry import trace  # noqa: PLC0415
-
     assert _tracer is not None
     return _tracer.start_as_current_span(
         name, kind=trace.SpanKind.CLIENT, attributes=attributes, record_exception=False
