@@ -16,6 +16,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from api import Api, running_api
 from object_stores import STORES, Moto, ObjectStore, Rclone
+from pooler import Pgbouncer
 from servers import (
     ROOT,
     Postgresql,
@@ -123,6 +124,14 @@ def database_url(shared_postgresql: Postgresql, template: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def shared_pooler(shared_postgresql: Postgresql, server_directory: Path) -> Iterator[Pgbouncer]:
+    """In transaction mode."""
+    require(find_program("pgbouncer", "/usr/sbin/pgbouncer"), "PgBouncer")
+    with running(Pgbouncer(server_directory / "pooler", server=shared_postgresql)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def shared_redis(server_directory: Path) -> Iterator[RedisServer]:
     require(find_program("redis-server"), "Redis")
     with running(RedisServer(server_directory / "redis")) as server:
@@ -176,11 +185,17 @@ def embedded_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
 
 
 @pytest.fixture
-def server_settings(tmp_path: Path, database_url: str, shared_redis: RedisServer) -> Settings:
-    """Settings on real PostgreSQL and Redis, both empty."""
+def server_settings(
+    tmp_path: Path, database_url: str, shared_redis: RedisServer, request: pytest.FixtureRequest
+) -> Settings:
+    """Settings on real PostgreSQL and Redis, both empty; with TEST_POOLER=1 through a pooler."""
     shared_redis.flush()
+    pooler_url = ""
+    if os.environ.get("TEST_POOLER"):
+        pooler_url = request.getfixturevalue("shared_pooler").url(database_url)
     return Settings(
         database_url=database_url,
+        database_pooler_url=pooler_url,
         redis_url=shared_redis.url,
         redis_timeout_seconds=5,
         upload_folder=str(tmp_path / "uploads"),

@@ -302,11 +302,15 @@ def test_connect_notices_an_older_schema(
 
 
 def test_connect_notices_a_pool_that_the_server_cannot_hold(run: Run, database_url: str) -> None:
-    """The server has 60 connections, of which it keeps 3."""
-    pool = {"DATABASE_URL": database_url, "DATABASE_POOL_SIZE": "13"}
+    """The server has 60 connections, of which it keeps 3; a job worker takes 16 of them."""
+    pool = {"DATABASE_URL": database_url, "DATABASE_POOL_SIZE": "9"}
     assert connect(run, **pool, WEB_CONCURRENCY="4").returncode == 0
     done = connect(run, **pool, WEB_CONCURRENCY="5")
-    assert (done.returncode, problems(done)) == (78, {"DATABASE_POOL_SIZE": "70"})
+    assert (done.returncode, problems(done)) == (78, {"DATABASE_POOL_SIZE": "66"})
+    replicas = {"WEB_CONCURRENCY": "1", "WEB_REPLICAS": "5", "WORKER_REPLICAS": "3"}
+    assert problems(connect(run, **pool, **replicas)) == {"DATABASE_POOL_SIZE": "98"}
+    few = {"WEB_CONCURRENCY": "5", "WORKER_REPLICAS": "0"}
+    assert connect(run, **pool, **few).returncode == 0
 
 
 def test_connect_notices_a_wrong_password(run: Run, shared_postgresql: Postgresql) -> None:

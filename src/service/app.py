@@ -15,6 +15,7 @@ import service.media.live
 import service.media.routes
 import service.media.sockets
 from service import metrics, pages, static, tracing
+from service.connections import tell_if_too_few
 from service.details import Details
 from service.documented import DescribedApi
 from service.errors import exception_handlers
@@ -124,6 +125,7 @@ class Service:
                 metrics.sample_forever(gauges),
                 self.details.sample_forever(),
                 count_jobs(resources, self.health),
+                tell_if_too_few(self.settings, resources.database, self.health),
             )
             await stack.enter_async_context(background(*samples))
             if self.settings.embedded:

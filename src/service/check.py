@@ -2,14 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
+import asyncpg
 from sqlalchemy import text
 
-from service import system
+from service import connections
 from service.database import Database, open_database
 from service.database_errors import root
 from service.database_url import engine_url
+from service.fields import SecretUrl
 from service.mail import Mailer
 from service.migrate import current_revision, outdated
 from service.redis import open_redis
@@ -19,6 +22,8 @@ from service.storage import StorageUnavailable, open_storage
 from service.store_errors import REFUSALS, reason, refusal
 
 CONNECT_SECONDS = 10
+# What two databases do not have in common, and everybody may ask.
+IDENTITY = text("SELECT current_database(), pg_postmaster_start_time()")
 
 
 async def connect(settings: Settings) -> list[Problem]:
@@ -29,6 +34,8 @@ async def connect(settings: Settings) -> list[Problem]:
         "MAIL_SERVER": _mail,
         _store_variable(settings): _storage,
     }
+    if settings.pooled:
+        probes["DATABASE_POOLER_URL"] = _pooler
     found = await asyncio.gather(
         *(_within(name, probe, settings) for name, probe in probes.items())
     )
@@ -44,7 +51,10 @@ async def _within(
     except TimeoutError:
         given = f"no answer in {CONNECT_SECONDS} s"
     except Exception as error:
-        given = type(root(error)).__name__  # its text may repeat hosts, users or more
+        cause = root(error)
+        given = type(cause).__name__  # its text may repeat hosts, users or more
+        if isinstance(cause, asyncpg.ProtocolViolationError) and "startup parameter" in str(cause):
+            given = "a pooler, whose URL is for DATABASE_POOLER_URL"
     return [Problem(variable, "connection", "a server that answers", given)]
 
 
@@ -52,11 +62,27 @@ async def _database(settings: Settings) -> list[Problem]:
     url = engine_url(settings)
     if url.get_backend_name() == "sqlite" and not os.path.exists(url.database or ""):
         return list(_schema(None))  # connecting would make the file
-    async with open_database(settings) as database:
+    async with open_database(_direct(settings)) as database:
         problems = list(_schema(await current_revision(database.engine)))
         if database.is_postgresql:
-            problems += await _pool_fits(settings, database)
+            problems += await _connections_fit(settings, database)
         return problems
+
+
+def _direct(settings: Settings) -> Settings:
+    return settings.model_copy(update={"database_pooler_url": SecretUrl("")})
+
+
+async def _pooler(settings: Settings) -> list[Problem]:
+    async with open_database(settings) as database, open_database(_direct(settings)) as direct:
+        if await _identity(database) == await _identity(direct):
+            return []
+    return [Problem("DATABASE_POOLER_URL", "connection", "the database of DATABASE_URL", "another")]
+
+
+async def _identity(database: Database) -> Sequence[Any]:
+    async with database.reading() as connection:
+        return (await connection.execute(IDENTITY)).one()
 
 
 def _schema(revision: str | None) -> Iterator[Problem]:
@@ -67,16 +93,13 @@ def _schema(revision: str | None) -> Iterator[Problem]:
         )
 
 
-async def _pool_fits(settings: Settings, database: Database) -> list[Problem]:
-    """This replica's pools, and a health connection a worker, within what the server has."""
-    async with database.reading() as connection:
-        most = int(await connection.scalar(text("SHOW max_connections")))
-        most -= int(await connection.scalar(text("SHOW superuser_reserved_connections")))
-    needed = system.web_workers(settings) * (settings.database_pool_size + 1)
-    if needed <= most:
+async def _connections_fit(settings: Settings, database: Database) -> list[Problem]:
+    found = await connections.count(settings, database)
+    if found.fit:
         return []
-    expected = f"web workers x (pool + 1) of at most {most}, what the server has"
-    return [Problem("DATABASE_POOL_SIZE", "connection", expected, f"{needed}")]
+    variable = "WEB_REPLICAS" if settings.pooled else "DATABASE_POOL_SIZE"
+    expected = f"at most {found.available} connections, of all WEB_REPLICAS and WORKER_REPLICAS"
+    return [Problem(variable, "connection", expected, f"{found.wanted}")]
 
 
 async def _redis(settings: Settings) -> list[Problem]:

@@ -35,7 +35,7 @@ from service import driver
 from service.database_errors import connecting, translate
 from service.database_pool import InOrder
 from service.database_time import InTime, Silence
-from service.database_url import engine_url, make_file
+from service.database_url import make_file, pool_url
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,6 @@ class PoolExhausted(Exception):
 
 
 def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
-    milliseconds = str(int(settings.database_statement_timeout_seconds * 1000))
     engine = create_async_engine(
         url,
         poolclass=InOrder,
@@ -86,20 +85,9 @@ def _postgresql_engine(settings: Settings, url: URL) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout_seconds,
         pool_recycle=1800,
-        isolation_level="AUTOCOMMIT",
+        isolation_level="READ COMMITTED" if settings.pooled else "AUTOCOMMIT",
         hide_parameters=True,  # or errors print them: password hashes, tokens
-        connect_args={
-            "connection_class": driver.Connection,
-            "timeout": settings.database_connect_timeout_seconds,
-            # The server ends a long statement; this ends the wait for a server that does not.
-            "command_timeout": settings.database_statement_timeout_seconds + 0.5,
-            "server_settings": {
-                "application_name": "service",
-                "statement_timeout": milliseconds,
-                "idle_in_transaction_session_timeout": milliseconds,
-                "timezone": "UTC",
-            },
-        },
+        connect_args=driver.connect_arguments(settings),
     )
 
     @event.listens_for(engine.sync_engine, "checkout")
@@ -169,7 +157,8 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for single statements that change nothing: no BEGIN, no COMMIT.
+        """A connection for single statements that change nothing: no BEGIN, no COMMIT, unless
+        a pooler needs them.
 
         Raises DatabaseUnavailable where the database is away.
         """
@@ -206,7 +195,7 @@ class Database:
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The engine of this process. Nothing is connected before the first use."""
-    url = engine_url(settings)
+    url = pool_url(settings)
     make = _postgresql_engine if url.get_backend_name() == "postgresql" else _sqlite_engine
     engine = make(settings, url)
     translate(engine)

@@ -20,12 +20,20 @@ LIBPQ_ONLY = frozenset(
 
 
 def engine_url(settings: Settings) -> URL:
-    """For SQLAlchemy's async drivers.
+    """DATABASE_URL for SQLAlchemy's async drivers."""
+    return _driver_url(settings.database_url.get_secret_value())
 
-    The URL's parameters go into a `dsn`, which asyncpg reads as libpq would: SQLAlchemy would hand
-    them on as arguments of asyncpg's, and most have no such name.
-    """
-    url = make_url(settings.database_url.get_secret_value())
+
+def pool_url(settings: Settings) -> URL:
+    """As `engine_url`, for requests and jobs: through the pooler, where there is one."""
+    url = settings.database_pooler_url if settings.pooled else settings.database_url
+    return _driver_url(url.get_secret_value())
+
+
+def _driver_url(text: str) -> URL:
+    """The parameters go into a `dsn`, which asyncpg reads as libpq would: SQLAlchemy would hand
+    them on as arguments of asyncpg's, and most have no such name."""
+    url = make_url(text)
     if url.get_backend_name() == "sqlite":
         return url.set(drivername="sqlite+aiosqlite")
     host, parameters = _address(url)

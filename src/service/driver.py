@@ -1,8 +1,13 @@
-"""asyncpg as the pool needs it: connections that close at once, and statements that outlive a
-migration.
+"""asyncpg as the pool needs it: connections that close at once, statements that outlive a
+migration, and transactions that a pooler can hand from one session to the next.
 
 A prepared statement whose result a migration has changed, such as by a wider column, fails the next
 time it runs. asyncpg prepares its own anew, but not those that SQLAlchemy keeps.
+
+PgBouncer in transaction mode gives each transaction whichever session is free. So through one
+nothing is kept in a session: every statement is in a transaction, prepared there without a name and
+run at once, as the driver needs a message each for that; limits are set with each BEGIN, in one
+message with it.
 """
 
 from typing import Any
@@ -10,6 +15,7 @@ from typing import Any
 import asyncpg
 
 from service import tracing
+from service.settings import Settings
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -52,6 +58,50 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
     async def prepare_now(self, query: str, **more: Any) -> Any:
         """asyncpg's own statement."""
         return await super().prepare(query, **more)
+
+
+class PooledConnection(Connection):
+    """Through a pooler. `limits` are statements that go along with each BEGIN."""
+
+    limits = ""
+
+    async def execute(self, query: str, *values: Any, **more: Any) -> str:
+        limits = self.limits if query.startswith("BEGIN") else ""
+        return await super().execute(query + limits, *values, **more)
+
+    async def fetch(self, query: str, *values: Any, **more: Any) -> list[Any]:
+        async with self.transaction():
+            return await super().fetch(query, *values, **more)
+
+    async def fetchrow(self, query: str, *values: Any, **more: Any) -> Any:
+        async with self.transaction():
+            return await super().fetchrow(query, *values, **more)
+
+
+def connect_arguments(settings: Settings) -> dict[str, Any]:
+    """What SQLAlchemy and asyncpg are told about every connection of the pool."""
+    milliseconds = str(int(settings.database_statement_timeout_seconds * 1000))
+    limits = {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+    }
+    session = {"application_name": "service", "timezone": "UTC"}
+    arguments = {
+        "timeout": settings.database_connect_timeout_seconds,
+        # The server ends a long statement; this ends the wait for a server that does not.
+        "command_timeout": settings.database_statement_timeout_seconds + 0.5,
+    }
+    if not settings.pooled:
+        more = {"connection_class": Connection, "server_settings": session | limits}
+        return arguments | more
+    local = " ".join(f"SET LOCAL {name} = {value};" for name, value in limits.items())
+    return arguments | {
+        "connection_class": type("LimitedConnection", (PooledConnection,), {"limits": local}),
+        "server_settings": session,  # which a pooler knows and sets anew where they differ
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": str,  # none
+    }
 
 
 class Statement:

@@ -241,8 +241,11 @@ def _proxy(item: str) -> str:
 
 def _bind(value: Any) -> str:
     text = _text(_one_line(value))
-    if re.match("unix:/[^/]", text):
-        return text
+    return text if re.match("unix:/[^/]", text) else _host_and_port(text)
+
+
+def _host_and_port(value: Any) -> str:
+    text = _text(_one_line(value))
     host, _, port = text.rpartition(":")
     if not (re.fullmatch(HOST, host.lower()) or _ip_host(host)):
         raise ValueError("not an address")
@@ -304,6 +307,7 @@ Networks = Annotated[
     tuple[str, ...], Parsed(_networks, "IP addresses and CIDR ranges separated by commas")
 ]
 Bind = Annotated[str, Parsed(_bind, "host:port or unix:/path")]
+HostAndPort = Annotated[str, Parsed(_host_and_port, "host:port")]
 MailHost = Annotated[str, Parsed(_mail_host, "a host name or an IP address, without a port")]
 MailAddress = Annotated[str, Parsed(_address, "an address such as a@example.org")]
 Size = Annotated[
@@ -318,6 +322,14 @@ DatabaseUrl = Annotated[
         " or sqlite:///path",
         *("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"),
         *("sqlite", "sqlite+aiosqlite"),
+    ),
+]
+PoolerUrl = Annotated[
+    SecretUrl,
+    url_with(
+        "postgresql://user:password@host:6432/name (special characters percent-encoded)",
+        *("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"),
+        empty=True,
     ),
 ]
 RedisUrl = Annotated[

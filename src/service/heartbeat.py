@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy import URL
 
 from service.checks import InThread
-from service.database_url import engine_url
+from service.database_url import pool_url
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Heartbeat(Protocol):
 
 
 class PostgresqlHeartbeat:
-    """`SELECT 1` on one autocommit connection, made anew when it is lost.
+    """`SELECT 1` on one autocommit connection, made anew when it is lost; the way requests go.
 
     Connecting takes several messages to and fro, and a beat's deadline is meant for one: so the
     connection is made by a task of its own, which outlives the beat that began it. Else a slow
@@ -36,6 +36,7 @@ class PostgresqlHeartbeat:
     """
 
     def __init__(self, settings: Settings, url: URL) -> None:
+        self.pooled = settings.pooled
         _, self.arguments = url.get_dialect()().create_connect_args(url)
         self.connect_seconds = CONNECT_MESSAGES * settings.health_database_timeout_seconds
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
@@ -56,7 +57,8 @@ class PostgresqlHeartbeat:
         await self._connected()
 
     async def _connected(self) -> None:
-        """A server that lets us in has answered: no need to ask it again."""
+        """A server that lets us in has answered: no need to ask it again. A pooler may do that
+        while there is no server."""
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect(), name="heartbeat connects")
             self._connecting.add_done_callback(_forget)
@@ -70,6 +72,8 @@ class PostgresqlHeartbeat:
             server_settings={"application_name": "service-health"},
             statement_cache_size=0,
         )
+        if self.pooled:
+            await self._connection.execute("SELECT 1", timeout=self.connect_seconds)
 
     def abort(self) -> None:
         """Drop the connection without a word: a server that is frozen would not answer a goodbye.
@@ -116,6 +120,6 @@ class SqliteHeartbeat:
 
 
 def make_heartbeat(settings: Settings) -> Heartbeat:
-    url = engine_url(settings)
+    url = pool_url(settings)
     sqlite = url.get_backend_name() == "sqlite"
     return SqliteHeartbeat(settings, url) if sqlite else PostgresqlHeartbeat(settings, url)

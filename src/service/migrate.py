@@ -110,7 +110,9 @@ def _engine(settings: Settings) -> AsyncEngine:
 
 
 def _postgresql_engine(url: URL, connect_seconds: float) -> AsyncEngine:
-    arguments = {"timeout": connect_seconds}
+    # Where limits are set on the role, they are not meant for this.
+    unlimited = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+    arguments = {"timeout": connect_seconds, "server_settings": unlimited}
     engine = create_async_engine(url, hide_parameters=True, connect_args=arguments)
 
     # What waits for a lock on a table holds up all who come after it. Not outside a transaction:

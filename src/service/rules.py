@@ -41,6 +41,10 @@ def _no_password(settings: Settings) -> bool:
     return not settings.embedded and not url_password(settings.database_url.get_secret_value())
 
 
+def _no_pooler_password(settings: Settings) -> bool:
+    return settings.pooled and not url_password(settings.database_pooler_url.get_secret_value())
+
+
 def _every_address(item: str) -> bool:
     return item == "*" or ipaddress.ip_network(item, strict=False).prefixlen == 0
 
@@ -92,6 +96,14 @@ RULES = (
     ),
     Rule(("DATABASE_URL",), lambda s: s.embedded, "a PostgreSQL URL in production", "SQLite"),
     Rule(("DATABASE_URL",), _no_password, "a PostgreSQL URL with a password", "none in it"),
+    Rule(("DATABASE_POOLER_URL",), _no_pooler_password, "a URL with a password", "none in it"),
+    Rule(
+        ("DATABASE_POOLER_URL", "DATABASE_URL"),
+        lambda s: s.pooled and s.embedded,
+        "DATABASE_URL of the PostgreSQL that DATABASE_POOLER_URL leads to",
+        "SQLite",
+        production_only=False,
+    ),
     Rule(
         ("REDIS_URL",),
         lambda s: s.redis_url.get_secret_value().startswith("memory:"),

@@ -63,6 +63,8 @@ class Settings(BaseSettings):
 
     database_url: fields.DatabaseUrl = SecretUrl("sqlite:///var/service.sqlite3")
     """PostgreSQL; SQLite in development"""
+    database_pooler_url: fields.PoolerUrl = SecretUrl("")
+    """PgBouncer before that PostgreSQL, in transaction mode, for all that needs no session"""
     database_pool_size: Annotated[int, Range(1, 1000)] = 5
     """Connections a web worker may hold for requests"""
     database_pool_timeout_seconds: Annotated[float, seconds(0.1, 60)] = 2.0
@@ -71,6 +73,10 @@ class Settings(BaseSettings):
     """Longest wait for a new connection"""
     database_statement_timeout_seconds: Annotated[float, seconds(0.1, 600)] = 5.0
     """Longest statement of a request, then 503"""
+    web_replicas: Annotated[int, Range(1, 10_000)] = 1
+    """Most replicas of the web process at a time, to count connections; a rollout's count too"""
+    worker_replicas: Annotated[int, Range(0, 10_000)] = 1
+    """The same of the worker"""
     redis_url: fields.RedisUrl = SecretUrl("memory://")
     """Redis; `memory://` is a stand-in inside the process"""
     redis_timeout_seconds: Annotated[float, seconds(0.01, 60)] = 0.25
@@ -122,6 +128,8 @@ class Settings(BaseSettings):
 
     bind: fields.Bind = DEFAULT_BIND
     """Where Gunicorn listens"""
+    peer_bind: fields.HostAndPort | None = None
+    """A second address, for proxies whose own app is just starting anew; empty: none"""
     backlog: Annotated[int, Range(1, 65535)] = 2048
     """Accept queue; the kernel's net.core.somaxconn caps it"""
     web_concurrency: Annotated[int, Range(1, 512)] | None = None
@@ -223,13 +231,23 @@ class Settings(BaseSettings):
         return self.database_url.get_secret_value().startswith("sqlite")
 
     @property
+    def pooled(self) -> bool:
+        """Whether two statements may reach two sessions, if no transaction holds them together."""
+        return bool(self.database_pooler_url.get_secret_value())
+
+    @property
+    def on_unix_socket(self) -> bool:
+        """Whether the proxy is on this machine, and has no address."""
+        return self.bind.startswith("unix:")
+
+    @property
     def site_url(self) -> str:
         """Where people reach the service, without a trailing slash."""
         given = self.public_url.get_secret_value()
         if not given and self.environment == "production":
             given = f"https://{self.allowed_hosts[0].removeprefix('*.')}"
         if not given:
-            given = "http://localhost" if self.bind.startswith("unix:") else f"http://{self.bind}"
+            given = "http://localhost" if self.on_unix_socket else f"http://{self.bind}"
         return given.rstrip("/")
 
     def secrets(self) -> list[str]:

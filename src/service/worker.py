@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service import metrics, tracing
 from service.checks import Check
+from service.connections import QUEUE_CONNECTIONS, tell_if_too_few
 from service.database_errors import DatabaseUnavailable
 from service.database_url import libpq_url
 from service.health import Health
@@ -78,7 +79,8 @@ async def run(settings: Settings) -> None:
             await stack.enter_async_context(_probes(settings.worker_bind, health))
         log.info("worker_started", extra={"tasks": sorted(TASKS)})
         worker = Worker(settings, resources, health, working)
-        async with background(metrics.sample_forever(lambda: None)):
+        enough = tell_if_too_few(settings, resources.database, health)
+        async with background(metrics.sample_forever(lambda: None), enough):
             work = asyncio.create_task(worker.work())
             stopping = asyncio.create_task(lifecycle.wait_for_drain())
             await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -177,7 +179,7 @@ class Worker:
             libpq_url(self.settings),
             kwargs={"connect_timeout": self._connect_seconds, **CONNECTION},
             min_size=1,
-            max_size=concurrency + 2,
+            max_size=concurrency + QUEUE_CONNECTIONS,
             timeout=POOL_SECONDS,
             reconnect_timeout=POOL_SECONDS,
             check=AsyncConnectionPool.check_connection,
