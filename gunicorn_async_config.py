@@ -21,14 +21,13 @@ GC_THRESHOLDS = (20_000, 20, 20)
 settings = master.settings_or_exit()
 master.open_as_many_files_as_allowed()
 
-on_unix_socket = settings.bind.startswith("unix:")
 run_uid, run_gid = master.user_id(settings), master.group_id(settings)
 in_memory = os.access(settings.worker_tmp_dir, os.W_OK)
 worker_tmp_dir = settings.worker_tmp_dir if in_memory else tempfile.gettempdir()
 metric_files.prepare_directory(worker_tmp_dir, run_uid, run_gid)
 logging.captureWarnings(True)
 
-bind = settings.bind
+bind = [settings.bind, *([settings.peer_bind] if settings.peer_bind else [])]
 backlog = settings.backlog
 workers = system.web_workers(settings)
 worker_class = "service.lifecycle.DrainingWorker"
@@ -39,7 +38,7 @@ keepalive = settings.keepalive_seconds
 max_requests = settings.max_requests
 max_requests_jitter = settings.max_requests_jitter
 # A Unix socket's peer has no address, so only "*" works there; nginx must overwrite the header.
-forwarded_allow_ips = "*" if on_unix_socket else ",".join(settings.forwarded_allow_ips)
+forwarded_allow_ips = "*" if settings.on_unix_socket else ",".join(settings.forwarded_allow_ips)
 proc_name = settings.proc_name
 pidfile = settings.pidfile or None
 user = run_uid
@@ -60,7 +59,7 @@ def on_starting(server: Any) -> None:
     workers drain they can be reached."""
     master.guard_halt(server)
     master.keep_socket_path(server, settings.shutdown_drain_seconds)
-    master.guard_reload(server, settings.bind)
+    master.guard_reload(server, settings)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -183,6 +183,12 @@ def test_on_a_unix_socket_the_proxy_is_believed(tmp_path: Path) -> None:
     assert values["forwarded_allow_ips"] == ["*"]
 
 
+def test_peers_have_an_address_of_their_own(tmp_path: Path) -> None:
+    """Beside the one of the proxy that belongs to this app."""
+    values = loaded(tmp_path, BIND=f"unix:{tmp_path}/app.sock", PEER_BIND="127.0.0.1:9002")
+    assert values["bind"] == [f"unix:{tmp_path}/app.sock", "127.0.0.1:9002"]
+
+
 def test_without_its_directory_heartbeats_go_where_temporary_files_go(tmp_path: Path) -> None:
     """Not every machine has /dev/shm."""
     values = loaded(tmp_path, WORKER_TMP_DIR="/nonexistent", TMPDIR=str(tmp_path))
@@ -350,7 +356,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeServer:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     server = FakeServer()
-    master.guard_reload(server, Settings().bind)
+    master.guard_reload(server, Settings())
     return server
 
 
@@ -389,15 +395,16 @@ def test_a_reload_with_a_wrong_configuration_is_refused(
     assert CANARY not in repr(more)
 
 
-def test_a_reload_cannot_change_the_address(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["BIND", "PEER_BIND"])
+def test_a_reload_cannot_change_an_address(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     """The old one would be closed before the new one is had."""
-    monkeypatch.setenv("BIND", "127.0.0.1:9999")
+    monkeypatch.setenv(variable, "127.0.0.1:9999")
     server.reload()
     assert server.workers == "old workers"
     [(_, more)] = server.log.errors
-    assert more["extra"]["problems"][0].startswith("BIND")
+    assert more["extra"]["problems"][0].startswith(variable)
 
 
 def test_a_reload_can_be_tried_again(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,9 +99,9 @@ def _identity(wanted: Callable[[], int], own: int) -> str:
 
 
 def _socket_path(settings: Settings) -> str:
-    path = settings.bind.removeprefix("unix:")
-    if path == settings.bind:
+    if not settings.on_unix_socket:
         return ""
+    path = settings.bind.removeprefix("unix:")
     if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         return "a path that is too long for a socket"
     if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -205,11 +205,11 @@ def keep_socket_path(server: Any, drain_seconds: float) -> None:
     server.stop = stop_after_the_drain
 
 
-def guard_reload(server: Any, bind: str) -> None:
+def guard_reload(server: Any, former_settings: Settings) -> None:
     """Make SIGHUP all or nothing, as Gunicorn ends where it cannot load its configuration anew,
     and leaves its workers orphaned. The application is built anew as well, before the old workers
-    are told to stop: it is preloaded, and so would keep the old settings. `bind` cannot change, as
-    there would be nothing to go back to where the new address cannot be had.
+    are told to stop: it is preloaded, and so would keep the old settings. Addresses cannot change,
+    as there would be nothing to go back to where the new one cannot be had.
     """
     reload, reload_configuration = server.reload, server.app.reload
 
@@ -227,9 +227,8 @@ def guard_reload(server: Any, bind: str) -> None:
     def reload_or_stay() -> None:
         try:
             loaded = load_checked()
-            if loaded.settings.bind != bind:
-                source, wanted = loaded.origins.get("BIND", "default"), "the address of the start"
-                raise ConfigurationError([Problem("BIND", source, wanted, "another one")])
+            if moved := list(_moved(former_settings, loaded)):
+                raise ConfigurationError(moved)
             reload()
         except ConfigurationError as error:
             problems = [str(problem) for problem in error.problems]
@@ -239,3 +238,10 @@ def guard_reload(server: Any, bind: str) -> None:
 
     server.app.reload = reload_all
     server.reload = reload_or_stay
+
+
+def _moved(former: Settings, loaded: Loaded) -> Iterator[Problem]:
+    for name in ("bind", "peer_bind"):
+        if getattr(former, name) != getattr(loaded.settings, name):
+            source = loaded.origins.get(name.upper(), "default")
+            yield Problem(name.upper(), source, "the address of the start", "another one")

@@ -16,6 +16,7 @@ from service.errors import PROBLEM_JSON, phrase, problem_body
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 BODY_PAUSE_SECONDS = 30.0
+FORWARDED = b"x-forwarded-"
 
 
 class _Refused(Exception):
@@ -31,10 +32,16 @@ class _Complete(list[tuple[bytes, bytes]]):
 
 class BoundedHttp(HttpToolsProtocol):
     """Answers 431 to a head that is too large, and to as much that is neither head nor body; closes
-    a connection whose head takes too long, or whose body pauses."""
+    a connection whose head takes too long, or whose body pauses.
+
+    Behind a Unix socket the proxy is believed whatever it says of the client, as it has no address
+    that could be listed. Whoever comes to PEER_BIND has one, and is not believed.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        settings = getattr(self.config.app, "settings", None)
+        self._from_peer = settings and settings.on_unix_socket and self.client is not None
         self._request_id = logs.new_id()  # for what is no request
         self._in_head = self._in_message = True
         self._too_large = False
@@ -77,6 +84,9 @@ class BoundedHttp(HttpToolsProtocol):
         ):
             self._too_large = True
             raise _Refused
+        if self._from_peer:
+            self.headers = [pair for pair in self.headers if not pair[0].startswith(FORWARDED)]
+            self.scope["headers"] = self.headers
         super().on_headers_complete()
         self._in_head = False  # not before: the address may still be none
 

@@ -18,7 +18,7 @@ import httpx2 as httpx
 import pytest
 
 from conftest import require
-from servers import Web, children, find_program, has_ended, make_certificate, wait_until
+from servers import Web, children, find_program, free_port, has_ended, make_certificate, wait_until
 from system.health_faults import UnixConnection
 from traffic import Traffic
 
@@ -222,6 +222,23 @@ def test_on_a_unix_socket_the_proxys_word_is_taken_for_the_client(
     assert event["client"] == "192.0.2.7"
     web.stop(signal.SIGTERM)
     assert not path.exists()
+
+
+def test_a_peers_proxy_is_served_and_not_believed(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+) -> None:
+    """It says who the client is, as would anybody else who reaches that address."""
+    path = tmp_path / "app.sock"
+    port = free_port()
+    peers = {"BIND": f"unix:{path}", "PEER_BIND": f"127.0.0.1:{port}"}
+    web = make_web(embedded_environment | peers, wait=None)
+    wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
+    headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    answer = httpx.get(f"http://127.0.0.1:{port}/from-a-peer", headers=headers)
+    assert answer.status_code == 404
+    [event] = wait_until(lambda: [e for e in web.events("request") if "peer" in e["path"]])
+    assert event["client"] == "127.0.0.1"
+    assert web.stop(signal.SIGTERM) == 0
 
 
 def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before_its_end(
