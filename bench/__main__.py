@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 def main(names: list[str]) -> int:
     """Run all benchmarks, or those named. Returns 1 where a bound is missed."""
-    from bench import enumeration, jobs, process, proxy, public, requests, uploads
+    from bench import enumeration, jobs, process, proxy, public, requests, scaling, uploads
     from bench.table import Row, show, write
     from servers import Postgresql, RedisServer, running
 
@@ -36,6 +36,10 @@ def main(names: list[str]) -> int:
                 "startup": lambda: process.startup(*servers),
                 "upload": lambda: process.upload(*servers),  # media
                 "reads_during_uploads": lambda: uploads.reads_during_uploads(*servers),  # media
+                "web_replicas": lambda: scaling.web_replicas(*servers),
+                "worker_replicas": lambda: scaling.worker_replicas(*servers),
+                "pooler": lambda: scaling.pooler(*servers),
+                "traces": lambda: scaling.traces(*servers),
                 "enumeration": lambda: enumeration.enumeration(*servers),
             }
             rows: list[Row] = []
