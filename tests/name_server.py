@@ -1,4 +1,4 @@
-"""A name server that knows one name, whose address can change."""
+"""A name server that knows one name, whose addresses can change."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ A_RECORD = 1
 
 
 class NameServer:
-    """Answers on a UDP port of the loopback interface; without an address, that there is no such
+    """Answers on a UDP port of the loopback interface; without addresses, that there is no such
     name."""
 
-    def __init__(self, address: str | None) -> None:
-        self.address = address
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
         self.asked = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -43,11 +43,11 @@ class NameServer:
         end = query.index(b"\0", 12) + 5
         question = query[12:end]
         [kind] = struct.unpack(">H", question[-4:-2])
-        found = self.address is not None and kind == A_RECORD
-        flags = 0x8180 if self.address else 0x8183
-        head = query[:2] + struct.pack(">HHHHH", flags, 1, int(found), 0, 0)
-        if not found:
-            return head + question
-        assert self.address
-        record = struct.pack(">HHHIH", 0xC00C, A_RECORD, 1, 0, 4) + socket.inet_aton(self.address)
-        return head + question + record
+        records = [self._record(address) for address in self.addresses if kind == A_RECORD]
+        flags = 0x8180 if self.addresses else 0x8183
+        head = query[:2] + struct.pack(">HHHHH", flags, 1, len(records), 0, 0)
+        return head + question + b"".join(records)
+
+    def _record(self, address: str) -> bytes:
+        """0xC00C is the name in the question."""
+        return struct.pack(">HHHIH", 0xC00C, A_RECORD, 1, 0, 4) + socket.inet_aton(address)

@@ -20,6 +20,7 @@ import pytest
 
 from mail_server import mail_server, make_certificate, server_context
 from object_stores import SECRET, ObjectStore
+from pooler import Pgbouncer
 from servers import (
     Postgresql,
     RedisServer,
@@ -311,6 +312,21 @@ def test_connect_notices_a_pool_that_the_server_cannot_hold(run: Run, database_u
     assert problems(connect(run, **pool, **replicas)) == {"DATABASE_POOL_SIZE": "98"}
     few = {"WEB_CONCURRENCY": "5", "WORKER_REPLICAS": "0"}
     assert connect(run, **pool, **few).returncode == 0
+
+
+def test_connect_goes_through_the_pooler_as_well(
+    run: Run, database_url: str, shared_pooler: Pgbouncer, shared_postgresql: Postgresql
+) -> None:
+    """And notices where it leads to another database, or stands where the server should."""
+    url = shared_pooler.url(database_url)
+    done = connect(run, DATABASE_URL=database_url, DATABASE_POOLER_URL=url)
+    assert (done.returncode, problems(done)) == (0, {})
+    other = shared_pooler.url(shared_postgresql.url())
+    done = connect(run, DATABASE_URL=database_url, DATABASE_POOLER_URL=other)
+    assert problems(done) == {"DATABASE_POOLER_URL": "another"}
+    done = connect(run, DATABASE_URL=url)
+    given = "a pooler, whose URL is for DATABASE_POOLER_URL"
+    assert problems(done) == {"DATABASE_URL": given}
 
 
 def test_connect_notices_a_wrong_password(run: Run, shared_postgresql: Postgresql) -> None:
