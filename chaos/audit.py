@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from chaos.load import Load, content
+from chaos.table import Row
 from mail_server import MailServer
 
 STUCK_SECONDS = 60.0
@@ -43,6 +44,21 @@ class Audit:
     """Processing did not end, or failed"""
     mails: list[int]
     """Their owner did not get exactly one mail"""
+    given_up: list[int]
+    """Not accepted, however often they were repeated"""
+
+    @property
+    def clean(self) -> bool:
+        return not any((self.given_up, self.lost, self.twice, self.not_ready, self.mails))
+
+    def columns(self) -> Row:
+        return {
+            "also when repeated": len(self.given_up),
+            "lost": len(self.lost),
+            "twice": len(self.twice),
+            "not ready": len(self.not_ready),
+            "not one mail": len(self.mails),
+        }
 
 
 def audit(kept: Kept, load: Load) -> Audit:
@@ -62,6 +78,7 @@ def audit(kept: Kept, load: Load) -> Audit:
         twice=[n for n, found in rows.items() if len(found) > 1],
         not_ready=[n for n, found in rows.items() if any(s != "ready" for _, s in found)],
         mails=[n for n, found in rows.items() if mails[n] != len(found)],
+        given_up=load.given_up,
     )
 
 

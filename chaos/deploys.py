@@ -138,8 +138,7 @@ def _row(
     problem: str,
 ) -> Row:
     allowed = count * CLIENTS if scenario.may_fail else 0
-    wrong = [found.lost, found.twice, found.not_ready, found.mails, load.given_up]
-    met = len(load.failures) <= allowed and not any(wrong) and not problem
+    met = len(load.failures) <= allowed and found.clean and not problem
     return {
         "scenario": scenario.name,
         "server": "stock" if rival else "service",
@@ -150,11 +149,7 @@ def _row(
         "uploads": len(load.accepted),
         "failed": len(load.failures),
         "failed at most": "" if rival else allowed,
-        "also when repeated": len(load.given_up),
-        "lost": len(found.lost),
-        "twice": len(found.twice),
-        "not ready": len(found.not_ready),
-        "not one mail": len(found.mails),
+        **found.columns(),
         "slowest s": round(load.slowest_seconds, 2),
         "met": "" if rival else ("yes" if met else "NO"),
         "problem": problem,

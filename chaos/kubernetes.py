@@ -84,9 +84,8 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
             problem = f"{error!r}"
     restarted = sum(watch.restarts.values()) - restarts
     found = audit(trial, load)
-    wrong = [found.lost, found.twice, found.not_ready, found.mails, load.given_up]
     few_failed = len(load.failures) <= event.may_fail
-    met = few_failed and not any(wrong) and not problem and restarted == event.restarts
+    met = few_failed and found.clean and not problem and restarted == event.restarts
     members = watch.members_since(began)
     return {
         "scenario": event.name,
@@ -95,11 +94,7 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
         "uploads": len(load.accepted),
         "failed": len(load.failures),
         "failed at most": "" if event.may_fail == EVERYTHING else event.may_fail,
-        "also when repeated": len(load.given_up),
-        "lost": len(found.lost),
-        "twice": len(found.twice),
-        "not ready": len(found.not_ready),
-        "not one mail": len(found.mails),
+        **found.columns(),
         "slowest s": round(load.slowest_seconds, 2),
         "pods in the Service": f"{min(members)} to {max(members)}",
         "restarts": restarted,
