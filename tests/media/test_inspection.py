@@ -16,7 +16,7 @@ import pytest
 
 from pictures import halves, jpeg_of_many_scans, png_of, saved, webp_of
 from service.media import images, inspection
-from service.media.images import DAMAGED, TOO_COSTLY, Inspected, Unprocessable
+from service.media.contents import DAMAGED, TOO_COSTLY, Inspected, Unprocessable
 from service.media.inspection import InspectionFailed
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ def on_disk(content: bytes) -> Iterator[IO[bytes]]:
         yield file
 
 
-async def inspect(content: bytes = b"content") -> Inspected:
+async def inspect(content: bytes = b"GIF8 as far as one can tell") -> Inspected:
     with on_disk(content) as file:
         return await inspection.inspect(file)
 
@@ -53,6 +53,12 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Become:
 async def test_its_facts_are_those_of_the_content(content: bytes) -> None:
     with on_disk(content) as file:
         assert await inspect(content) == images.inspect(file)  # type: ignore[arg-type]
+
+
+async def test_what_is_no_image_needs_no_process(become: Become) -> None:
+    """There is nothing to decode."""
+    become("raise RuntimeError('this was run')")
+    assert (await inspect(b"%PDF-1.7")).content_type == "application/pdf"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from items import get, job, mails, process
 from pictures import ANY_NAMES, OF_ANY_KIND, PNG, gif_of, turned
 from service.jobs import execute
 from service.media import inspection, progress, tasks
-from service.media.images import Inspected
+from service.media.contents import Inspected
 from service.media.inspection import InspectionFailed
 from service.media.models import MediaItem
 from service.storage import StorageUnavailable

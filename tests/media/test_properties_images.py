@@ -12,7 +12,14 @@ from PIL import Image
 
 from pictures import animation, gif_of, halves, png_of, saved, turned, webp_of
 from service.media import images
-from service.media.images import DAMAGED, TOO_COSTLY, Inspected, Unprocessable, content_type_of
+from service.media.contents import (
+    DAMAGED,
+    HEAD_BYTES,
+    TOO_COSTLY,
+    Inspected,
+    Unprocessable,
+    content_type_of,
+)
 
 ORIGINALS = [
     saved(halves(), "JPEG"),
@@ -136,7 +143,7 @@ def test_a_signature_and_nonsense(signature: bytes, rest: bytes) -> None:
     assert_facts_or_refusal(signature + rest)
 
 
-@given(head=st.binary(max_size=images.HEAD_BYTES))
+@given(head=st.binary(max_size=HEAD_BYTES))
 @example(b"PK\x03\x04" + b"\0" * 100)
 @example(b"%PDF-" + b"\xff" * 100)
 @example(b"<svg xmlns='http://www.w3.org/2000/svg'><script>")

@@ -1,7 +1,7 @@
-"""What can be learned from a file's content, and thumbnails.
+"""Size and thumbnail of an image.
 
-Decoders of images are large and what they read may be crafted: `inspection` runs this as a process
-of its own, which reads the file from its standard input and writes JSON.
+Decoders are large and what they read may be crafted: `inspection` runs this as a process of its
+own, which reads the file from its standard input and writes JSON.
 """
 
 import base64
@@ -11,51 +11,38 @@ import io
 import json
 import resource
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import BinaryIO
 
-import puremagic
 from PIL import ExifTags, Image, ImageOps, WebPImagePlugin
+
+from service.media.contents import (
+    DAMAGED,
+    SIGNATURES,
+    TOO_COSTLY,
+    Inspected,
+    Unprocessable,
+    inspect_plain,
+)
 
 MAX_PIXELS = 50_000_000
 CPU_SECONDS = 10
 MEMORY_BYTES = 512 * 1024 * 1024
 THUMBNAIL_PIXELS = (320, 320)
 DRAFT_PIXELS = (1280, 1280)
-HEAD_BYTES = 8192
-SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "WEBP": b"RIFF"}
-UNKNOWN_TYPE = "application/octet-stream"
 # Its module is imported, or Pillow would load every format it has: a fifth of an inspection.
 PREVIEW = WebPImagePlugin.WebPImageFile.format
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
-DAMAGED = "The image is damaged."
-TOO_COSTLY = "The image takes too much memory or time to decode."
-
-
-class Unprocessable(Exception):
-    """The content cannot be processed; the message is for the owner."""
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """Facts about a file; the image's only where it is one Pillow reads."""
-
-    sha256: bytes
-    content_type: str
-    width: int | None = None
-    height: int | None = None
-    thumbnail: bytes | None = None
-
 
 def inspect(file: BinaryIO) -> Inspected:
     """Hash, type and, of an image, size and thumbnail. Raises Unprocessable."""
+    facts = inspect_plain(file)
+    if facts is not None:
+        return facts
+    file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
     file.seek(0)
-    head = file.read(HEAD_BYTES)
-    file.seek(0)
-    if not _is_image(head):
-        return Inspected(digest, content_type_of(head))
     try:
         return _inspect_image(file, digest)
     except Unprocessable:
@@ -66,25 +53,6 @@ def inspect(file: BinaryIO) -> Inspected:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault: another attempt may succeed
         raise Unprocessable(DAMAGED) from error
-
-
-def _is_image(head: bytes) -> bool:
-    if head.startswith(SIGNATURES["WEBP"]):
-        return head[8:12] == b"WEBP"
-    return head.startswith(tuple(SIGNATURES.values()))
-
-
-def content_type_of(head: bytes) -> str:
-    """The media type that the first bytes of a file speak of."""
-    try:
-        found = puremagic.magic_string(head)
-    except (puremagic.PureError, ValueError):
-        return UNKNOWN_TYPE
-    best = max(match.confidence for match in found)
-    types = {match.mime_type for match in found if match.confidence == best}
-    if len(types) > 1 and head.startswith(b"PK\x03\x04"):
-        return "application/zip"  # one of dozens of formats that are zip files inside
-    return found[0].mime_type or UNKNOWN_TYPE
 
 
 def _inspect_image(file: BinaryIO, digest: bytes) -> Inspected:

@@ -1,4 +1,4 @@
-"""Runs `images` in a process of its own, so that no file can harm more than its own inspection."""
+"""Runs `images` in a process of its own, so that no image can harm more than its own inspection."""
 
 import asyncio
 import base64
@@ -9,7 +9,13 @@ import signal
 import sys
 from typing import IO
 
-from service.media.images import DAMAGED, TOO_COSTLY, Inspected, Unprocessable
+from service.media.contents import (
+    DAMAGED,
+    TOO_COSTLY,
+    Inspected,
+    Unprocessable,
+    inspect_plain,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,11 @@ class InspectionFailed(Exception):
 
 
 async def inspect(file: IO[bytes]) -> Inspected:
-    """Facts about a file on disk. Raises Unprocessable or InspectionFailed."""
+    """Facts about a file on disk. Raises Unprocessable or InspectionFailed, and OSError."""
+    facts = await asyncio.to_thread(inspect_plain, file)
+    if facts is not None:
+        return facts
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # which the process begins at; seek() may not tell
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         stdin=file,

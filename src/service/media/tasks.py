@@ -12,7 +12,7 @@ from sqlalchemy import exists, select
 from service.jobs import Job, Task
 from service.media import progress
 from service.media.changes import ERASE
-from service.media.images import Inspected, Unprocessable
+from service.media.contents import Inspected, Unprocessable
 from service.media.inspection import inspect
 from service.media.models import MediaItem, original_key, thumbnail_key
 from service.media.revisions import FORGET, FORGET_SECONDS, forget
