@@ -63,7 +63,7 @@ class Load:
     token: str
     tls: ssl.SSLContext | None = None
     clients: int = 12
-    per_second: float = 40.0
+    per_second: float = 24.0
     repeated_seconds: float = REPEATED_SECONDS
     accepted: dict[int, str] = field(default_factory=dict)  # ids by number
     given_up: list[int] = field(default_factory=list)
