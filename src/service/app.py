@@ -14,6 +14,7 @@ import service.accounts.routes
 import service.media.live
 import service.media.routes
 import service.media.sockets
+import service.operations
 from service import metrics, pages, static, tracing
 from service.connections import tell_if_too_few
 from service.details import Details
@@ -36,6 +37,7 @@ from service.turns import Turns
 ROUTERS = (
     service.accounts.routes.router,
     service.accounts.pages.router,
+    service.operations.router,
     service.media.routes.router,
     service.media.sockets.router,
     static.router,
@@ -75,7 +77,7 @@ class Service:
         self.layer = RequestLayer(self.api, settings, body_limits(settings), lines())
         self.front = {
             **Probes(self.health).paths,
-            "/health/detailed": self.details.endpoint(self.layer),
+            **self.details.endpoints(self.layer),
             "/metrics": metrics.endpoint,
         }
 

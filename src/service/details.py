@@ -1,4 +1,5 @@
-"""`/health/detailed`: everything an operator asks of one process, behind a token."""
+"""What an operator asks of one process, and of all workers over the last quarter of an hour, behind
+a token. Like probes, it is answered before any middleware, and so in an overload."""
 
 import asyncio
 import hmac
@@ -6,18 +7,22 @@ import json
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
+from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors, metrics, system
 from service.checks import InThread
 from service.health import NO_STORE, Health, answer
+from service.history import EVERY_SECONDS, History
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,11 +30,12 @@ log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 FIRST_SAMPLE_SECONDS = 1.0  # a request that comes before the first sample waits so long for it
 NOT_SAMPLED = {field.name: None for field in fields(system.Snapshot)}
-CHALLENGE = (
-    (b"content-type", errors.PROBLEM_JSON.encode()),
-    (b"www-authenticate", b"Bearer"),
-    NO_STORE,
-)
+PROBLEM = (b"content-type", errors.PROBLEM_JSON.encode())
+CHALLENGE = (PROBLEM, (b"www-authenticate", b"Bearer"), NO_STORE)
+REFUSED = (PROBLEM, NO_STORE)
+NO_MOMENT = errors.problem_body(422, detail="since: expected seconds since 1970")
+
+Report = Callable[[dict[str, list[str]]], Awaitable[tuple[int, dict[str, Any]]]]
 
 
 class Details:
@@ -44,6 +50,7 @@ class Details:
         self._workers: list[dict[str, float | int]] = []
         self._sampled_at: float | None = None
         self._tried = asyncio.Event()
+        self.history = History(self._for_history)
 
     async def sample_forever(self) -> None:
         """Without a token nobody can ask, and nothing is sampled."""
@@ -65,14 +72,13 @@ class Details:
     def _sample(self, sampler: system.Sampler) -> None:
         self._machine, self._workers = asdict(sampler.sample()), metrics.worker_vitals()
         self._sampled_at = time.monotonic()
+        self.history.add_if_due()
 
-    def authorised(self, scope: Scope) -> bool:
-        """Whether the request carries the token, compared in constant time."""
-        if self.token is None:
-            return False
-        wanted = self.token.get_secret_value().encode()
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and _is_bearer(given[0], wanted)
+    def _for_history(self) -> dict[str, float]:
+        found = {"cpu_percent": self._machine["cpu_percent"], "workers": len(self._workers)}
+        for name in ("memory", "disk"):
+            found[f"{name}_percent"] = (self._machine[name] or {}).get("percent")
+        return {name: value for name, value in found.items() if value is not None}
 
     async def report(self) -> tuple[int, dict[str, Any]]:
         """(HTTP status, body). Times are in seconds, `timestamp` and `last_change` since 1970."""
@@ -98,19 +104,46 @@ class Details:
         at = self._sampled_at
         return None if at is None else round(time.monotonic() - at, 3)
 
-    def endpoint(self, fallback: ASGIApp) -> ASGIApp:
-        """The ASGI endpoint; without a configured token `fallback` answers its own 404."""
+    async def recent(self, since: str) -> tuple[int, dict[str, Any]]:
+        """(HTTP status, body): what `history` has that is later than a time in seconds since 1970.
+        Raises ValueError."""
+        moment = float(since)
+        columns = await asyncio.to_thread(self.history.since, moment)
+        return 200, {"every_seconds": EVERY_SECONDS, "now": time.time(), "columns": columns}
 
-        async def detailed(scope: Scope, receive: Receive, send: Send) -> None:
+    def endpoints(self, fallback: ASGIApp) -> dict[str, ASGIApp]:
+        """ASGI endpoints by path; without a configured token `fallback` answers its own 404."""
+        detailed = self._guarded(fallback, lambda _: self.report())
+        return {
+            "/health/detailed": detailed,
+            "/api/operations/health": detailed,  # the same, where a proxy publishes it
+            "/api/operations/history": self._guarded(
+                fallback, lambda query: self.recent(query.get("since", ["0"])[-1])
+            ),
+        }
+
+    def _guarded(self, fallback: ASGIApp, report: Report) -> ASGIApp:
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
             if self.token is None or scope["method"] not in ("GET", "HEAD"):
                 await fallback(scope, receive, send)
-            elif not self.authorised(scope):
+            elif not authorised(self.token, scope):
                 await answer(scope, send, 401, errors.problem_body(401), CHALLENGE)
             else:
-                status, body = await self.report()
-                await answer(scope, send, status, json.dumps(body).encode())
+                try:
+                    status, body = await report(parse_qs(scope["query_string"].decode("latin-1")))
+                except ValueError:
+                    await answer(scope, send, 422, NO_MOMENT, REFUSED)
+                else:
+                    await answer(scope, send, status, json.dumps(body).encode())
 
-        return detailed
+        return endpoint
+
+
+def authorised(token: SecretStr, scope: Scope) -> bool:
+    """Whether a request carries the operators' token, compared in constant time."""
+    wanted = token.get_secret_value().encode()
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    return len(given) == 1 and _is_bearer(given[0], wanted)
 
 
 def _is_bearer(header: bytes, wanted: bytes) -> bool:

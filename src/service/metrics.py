@@ -228,6 +228,18 @@ def worker_vitals() -> list[dict[str, float | int]]:
     ]
 
 
+def collected() -> list[Metric]:
+    """All metrics of all workers, as `render` has them. Reads files: call it in a thread.
+
+    Raises OSError.
+    """
+    directory = metric_files.directory()
+    if directory is None:
+        return list(REGISTRY.collect())
+    with _locked(directory, fcntl.LOCK_SH, SCRAPE_WAIT_SECONDS):
+        return list(_Files(f"{glob.escape(directory)}/*.db").collect())
+
+
 async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float = 0.5) -> None:
     """Measure the loop's lag and refresh the gauges that are read rather than counted."""
     loop = asyncio.get_running_loop()
