@@ -5,7 +5,6 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-SWAGGER_UI := src/service/assets/swagger-ui
 MODE ?= auto
 STACK ?= auto
 BACKUP ?=
@@ -71,11 +70,8 @@ lock: .venv/dev ## renew requirements*.txt from pyproject.toml (UPGRADE=1: to th
 supply: .venv/dev .venv-release/done ## what a release is made of, into dist/: SBOM, licences, known vulnerabilities
 	@scripts/supply
 
-assets: ## renew the vendored Swagger UI from package-lock.json (needs npm; nothing else does)
-	@npm ci --silent
-	@cp node_modules/swagger-ui-dist/{swagger-ui.css,swagger-ui-bundle.js{,.LICENSE.txt},LICENSE,NOTICE} $(SWAGGER_UI)/
-	@sed -i '/^\/[/*]# sourceMappingURL=/d' $(SWAGGER_UI)/swagger-ui{.css,-bundle.js}
-	@rm -rf node_modules
+assets: ## renew Swagger UI and the pages, from package-lock.json and frontend/ (needs npm; nothing else does)
+	@scripts/assets
 
 clean: ## remove what the other targets made, but not your data under var/
 	@rm -rf .venv .venv-lint .venv-release build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -13,7 +13,7 @@ from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-PAGES = ("/", "/docs", "/confirm?token=x", "/reset?token=x")
+PAGES = ("/", "/docs", "/operations", "/confirm?token=x", "/reset?token=x")
 
 
 class Tags(HTMLParser):
@@ -99,7 +99,7 @@ async def test_a_policy_forbids_whatever_it_does_not_name(embedded_api: Api, pat
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/operations"])
 async def test_a_page_that_has_not_changed_is_not_sent_again(embedded_api: Api, path: str) -> None:
     first = await embedded_api.client.get(path)
     assert first.headers["cache-control"] == "no-cache"
@@ -109,7 +109,7 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(embedded_api: Api, 
     assert answer.headers["etag"] == first.headers["etag"]
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/operations"])
 async def test_head_tells_what_get_would(embedded_api: Api, path: str) -> None:
     asked = {"X-Request-ID": "the-same-for-both"}
     got = await embedded_api.client.get(path, headers=asked)
@@ -127,7 +127,7 @@ async def test_the_landing_page_says_what_this_is_and_leads_on(embedded_api: Api
     assert page.text["h1"].strip() == info["title"]
     assert page.text["p"].strip() == info["description"]
     links = {attributes["href"] for tag, attributes in page.found if tag == "a"}
-    assert links == {"/docs", "/openapi.json", "/health"}
+    assert links == {"/docs", "/openapi.json", "/health", "/operations"}
 
 
 async def test_the_landing_page_needs_no_script(embedded_api: Api) -> None:

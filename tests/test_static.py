@@ -280,6 +280,25 @@ def test_swagger_ui_comes_with_its_licences() -> None:
         assert (SWAGGER_UI / name).stat().st_size
 
 
+def test_the_pages_are_built_from_the_sources_that_are_there() -> None:
+    """Where this fails, `make assets`."""
+    built = (SWAGGER_UI.parent / "pages" / "SOURCES").read_text()
+    sources = [path for path in (ROOT / "frontend").rglob("*") if path.is_file()]
+    names = sorted(str(path.relative_to(ROOT)) for path in (*sources, ROOT / "package-lock.json"))
+    digests = [hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in names]
+    assert built == "".join(f"{d}  {n}\n" for d, n in zip(digests, names, strict=True))
+
+
+def test_a_page_comes_with_the_licences_of_what_is_in_it() -> None:
+    for library, licence in (("lit-html", "BSD 3-Clause"), ("uplot", "MIT")):
+        assert licence in (SWAGGER_UI.parent / "pages" / f"LICENSE.{library}").read_text()
+
+
+def test_no_page_weighs_more_than_a_photograph() -> None:
+    style = len(assets()["app.css"].compressed())
+    assert style + len(assets()["operations.js"].compressed()) < 100_000
+
+
 def test_the_lock_names_no_registry() -> None:
     assert "resolved" not in (ROOT / "package-lock.json").read_text()
 

@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,11 +23,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import errors, metrics, system
 from service.checks import InThread
 from service.health import NO_STORE, Health, answer
-from service.history import EVERY_SECONDS, History
+from service.history import History
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+REPLICA = socket.gethostname()  # a container's own, and a pod's
 SAMPLE_SECONDS = 1.0
 FIRST_SAMPLE_SECONDS = 1.0  # a request that comes before the first sample waits so long for it
 NOT_SAMPLED = {field.name: None for field in fields(system.Snapshot)}
@@ -93,6 +95,7 @@ class Details:
             "uptime": round(system.process_uptime(), 3),
             "version": self.version,
             "pid": os.getpid(),
+            "replica": REPLICA,
             **self._machine,
             "sample_age_seconds": self._sample_age(),
             "workers": self._workers,
@@ -109,7 +112,8 @@ class Details:
         Raises ValueError."""
         moment = float(since)
         columns = await asyncio.to_thread(self.history.since, moment)
-        return 200, {"every_seconds": EVERY_SECONDS, "now": time.time(), "columns": columns}
+        now = time.time()
+        return 200, {"replica": REPLICA, "now": now, "columns": columns}
 
     def endpoints(self, fallback: ASGIApp) -> dict[str, ASGIApp]:
         """ASGI endpoints by path; without a configured token `fallback` answers its own 404."""

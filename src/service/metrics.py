@@ -51,6 +51,14 @@ SOCKETS = Gauge("service_websockets_open", "WebSockets open", multiprocess_mode=
 SOCKETS_CLOSED = Counter("service_websockets_closed", "WebSockets that ended, by why", ["reason"])
 HEARTBEAT = Gauge(HEARTBEAT_NAME, "When a worker last ran its loop", multiprocess_mode="liveall")
 LOOP_LAG = Gauge(LAG_NAME, "How late the loop ran its last timer", multiprocess_mode="liveall")
+WORKER_REQUESTS = Gauge(
+    "service_worker_requests", "Requests a worker has answered", multiprocess_mode="liveall"
+)
+WORKER_MEMORY = Gauge(
+    "service_worker_memory_bytes",
+    "Resident memory of a worker, what it shares with others included",
+    multiprocess_mode="liveall",
+)
 WORKER_EXITS = Counter("service_worker_exits", "Workers that ended, by reason", ["reason"])
 for reason in ("stopped", "reloaded", "recycled", "crashed", "timeout"):
     WORKER_EXITS.labels(reason)  # at 0, or the first would not be seen to be one more
@@ -210,16 +218,25 @@ def _write(path: str, sources: list[str]) -> None:
         values.close()
 
 
+# What is told of each worker, by the name it has there.
+VITALS = {
+    LAG_NAME: "event_loop_lag_seconds",
+    "service_worker_requests": "requests",
+    "service_worker_memory_bytes": "memory_bytes",
+}
+
+
 def worker_vitals() -> list[dict[str, float | int]]:
-    """Process id, heartbeat age and loop lag of each live worker. Reads files: use a thread."""
+    """Process id, heartbeat age, loop lag, requests and memory of each live worker. Reads files:
+    use a thread."""
     directory = metric_files.directory()
     source = REGISTRY if directory is None else _Files(f"{glob.escape(directory)}/gauge_liveall_*")
     vitals: dict[int, dict[str, float | int]] = {}
     for metric in source.collect():
         for sample in metric.samples:
             pid = int(sample.labels.get("pid", os.getpid()))
-            if metric.name == LAG_NAME:
-                vitals.setdefault(pid, {"pid": pid})["event_loop_lag_seconds"] = sample.value
+            if metric.name in VITALS:
+                vitals.setdefault(pid, {"pid": pid})[VITALS[metric.name]] = sample.value
             elif metric.name == HEARTBEAT_NAME and sample.value:
                 age = max(0.0, time.time() - sample.value)
                 vitals.setdefault(pid, {"pid": pid})["heartbeat_age_seconds"] = age

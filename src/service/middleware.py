@@ -100,6 +100,7 @@ class RequestLayer:
         self.turns = Turns("request", settings.request_concurrency)
         self.lines = lines
         self.running = 0
+        self.answered = 0
         self.sockets = 0
         self._timers: dict[tuple[str, str, int], Histogram] = {}
 
@@ -227,6 +228,7 @@ class RequestLayer:
             method = key[0] if key[0] in _METHODS else "OTHER"
             timer = self._timers[key] = metrics.REQUESTS.labels(method, template, str(status))
         timer.observe(seconds)
+        self.answered += 1
         tracing.answered(*key)
         if self.access_log:
             client = scope.get("client")

@@ -16,7 +16,9 @@ from service.etags import not_modified
 from service.routing import readable
 
 DOCS = "/docs"
+OPERATIONS = "/operations"
 OPENAPI = "/openapi.json"
+APPLICATION_SOURCES = {"script_src": "'self'", "connect_src": "'self'"}
 # Its icons are data: addresses; pictures and sounds an operation answered with are blob: ones.
 SWAGGER_UI_SOURCES = {
     "script_src": "'self'",
@@ -54,6 +56,16 @@ _DOCS = """<div id="docs" data-openapi="{openapi}">
 <noscript>This page needs JavaScript. <a href="{openapi}">{openapi}</a> holds the same.</noscript>
 </div>"""
 
+_APPLICATION = """<header>
+<a class="home" href="/"><img src="{icon}" alt="">{title}</a>
+<a href="{path}" aria-current="page">{heading}</a>
+</header>
+<main>
+<h1>{heading}</h1>
+<div id="{name}"></div>
+<noscript>This page needs JavaScript.</noscript>
+</main>"""
+
 
 def headers(caching: str, **sources: str) -> dict[str, str]:
     """Of a page; `sources` are what its policy allows beyond styles and pictures of this origin,
@@ -83,10 +95,23 @@ def card(title: str, body: str) -> str:
     return _HTML.format(icon=icon, title=title, links=links, body=shown)
 
 
+def application(title: str, heading: str, path: str) -> str:
+    """A page that a script fills: `pages/NAME.js` of the assets, where the path is /NAME."""
+    name = path.removeprefix("/")
+    icon, shown = static.url("favicon.svg"), f"{escape(heading)} - {escape(title)}"
+    links = f"{_style('app.css')}\n{_script(f'{name}.js')}"
+    body = _APPLICATION.format(
+        icon=icon, title=escape(title), heading=escape(heading), path=path, name=name
+    )
+    return _HTML.format(icon=icon, title=shown, links=links, body=body)
+
+
 def routes(title: str, description: str, *, documented: bool) -> APIRouter:
-    """The landing page at `/` and, where the API is documented, `/docs`."""
+    """The landing page at `/`, that of operators and, where the API is documented, `/docs`."""
     router = APIRouter(include_in_schema=False)
     _add(router, "/", _landing(title, description, documented=documented), headers("no-cache"))
+    operations = application(title, "Operations", OPERATIONS)
+    _add(router, OPERATIONS, operations, headers("no-cache", **APPLICATION_SOURCES))
     if documented:
         _add(router, DOCS, _documentation(title), headers("no-cache", **SWAGGER_UI_SOURCES))
     return router
@@ -106,7 +131,10 @@ def _add(router: APIRouter, path: str, html: str, headers: dict[str, str]) -> No
 
 
 def _landing(title: str, description: str, *, documented: bool) -> str:
-    items = [("/health", "Health", "Whether all is well, for people and load balancers")]
+    items = [
+        ("/health", "Health", "Whether all is well, for people and load balancers"),
+        (OPERATIONS, "Operations", "Everything about it, for who runs it"),
+    ]
     if documented:
         items.insert(0, (DOCS, "API documentation", "Every operation, to read and to try out"))
         items.insert(1, (OPENAPI, "OpenAPI", "The same for programs"))

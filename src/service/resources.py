@@ -28,7 +28,7 @@ from service.middleware import RequestLayer
 from service.redis import OptionalRedis, is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
-from service.system import disk_usage
+from service.system import disk_usage, resident_bytes
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +191,8 @@ def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
     """What metrics read rather than count."""
     metrics.IN_PROGRESS.set(layer.running)
     metrics.SOCKETS.set(layer.sockets)
+    metrics.WORKER_REQUESTS.set(layer.answered)
+    metrics.WORKER_MEMORY.set(resident_bytes())
     metrics.POOL_SIZE.set(resources.settings.database_pool_size)
     metrics.POOL_IN_USE.set(resources.database.pool_in_use)
 

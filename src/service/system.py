@@ -130,6 +130,12 @@ def disk_usage(folder: Path) -> Disk:
     )
 
 
+def resident_bytes() -> int:
+    """Memory of this process, what it shares with others included."""
+    rss: int = psutil.Process().memory_info().rss
+    return rss
+
+
 def process_uptime() -> float:
     """Seconds since this process started, to within a second: the kernel's boot time is whole."""
     return max(0.0, time.time() - psutil.Process().create_time())

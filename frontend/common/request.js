@@ -1,0 +1,46 @@
+// Requests of the API, and its problems (RFC 9457) as errors.
+
+export class Problem extends Error {
+  constructor(status, detail, data = null) {
+    super(detail);
+    this.status = status;
+    this.data = data;
+  }
+
+  // Nothing was wrong with the request: another try may succeed.
+  get temporary() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+}
+
+export async function request(method, path, options = {}) {
+  const { token, json, form, headers = {}, ...more } = options;
+  const sent = new Headers(headers);
+  if (token) sent.set("Authorization", `Bearer ${token}`);
+  let body = form;
+  if (json !== undefined) {
+    sent.set("Content-Type", "application/json");
+    body = JSON.stringify(json);
+  }
+  let response;
+  try {
+    response = await fetch(path, { method, headers: sent, body, ...more });
+  } catch (error) {
+    if (more.signal?.aborted) throw error;
+    throw new Problem(0, "The service cannot be reached.");
+  }
+  const data = await content(response);
+  if (!response.ok) {
+    throw new Problem(response.status, data?.detail || response.statusText, data);
+  }
+  return { status: response.status, data, headers: response.headers };
+}
+
+async function content(response) {
+  if (!/json/.test(response.headers.get("Content-Type") || "")) return null;
+  try {
+    return await response.json();
+  } catch {
+    return null; // cut off on its way, or a proxy's
+  }
+}
