@@ -8,12 +8,13 @@ import pytest
 
 from api import Api, assert_problem, running_api
 from service import pages
-from service.app import create_app
+from service.app import APPLICATIONS, create_app
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-PAGES = ("/", "/docs", "/operations", "/confirm?token=x", "/reset?token=x")
+PATHS = [each.path for each in APPLICATIONS]
+PAGES = ("/", "/docs", *PATHS, "/confirm?token=x", "/reset?token=x")
 
 
 class Tags(HTMLParser):
@@ -99,7 +100,7 @@ async def test_a_policy_forbids_whatever_it_does_not_name(embedded_api: Api, pat
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/operations"])
+@pytest.mark.parametrize("path", ["/", "/docs", *PATHS])
 async def test_a_page_that_has_not_changed_is_not_sent_again(embedded_api: Api, path: str) -> None:
     first = await embedded_api.client.get(path)
     assert first.headers["cache-control"] == "no-cache"
@@ -109,7 +110,7 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(embedded_api: Api, 
     assert answer.headers["etag"] == first.headers["etag"]
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/operations"])
+@pytest.mark.parametrize("path", ["/", "/docs", *PATHS])
 async def test_head_tells_what_get_would(embedded_api: Api, path: str) -> None:
     asked = {"X-Request-ID": "the-same-for-both"}
     got = await embedded_api.client.get(path, headers=asked)
@@ -127,7 +128,7 @@ async def test_the_landing_page_says_what_this_is_and_leads_on(embedded_api: Api
     assert page.text["h1"].strip() == info["title"]
     assert page.text["p"].strip() == info["description"]
     links = {attributes["href"] for tag, attributes in page.found if tag == "a"}
-    assert links == {"/docs", "/openapi.json", "/health", "/operations"}
+    assert links == {"/docs", "/openapi.json", "/health", *PATHS}
 
 
 async def test_the_landing_page_needs_no_script(embedded_api: Api) -> None:

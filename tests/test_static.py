@@ -15,7 +15,8 @@ import pytest
 from api import Api, assert_problem
 from servers import ROOT
 from service import static
-from service.app import create_app
+from service.app import APPLICATIONS, create_app
+from service.pages import Application
 from service.settings import Settings
 from service.static import FOLDER, Asset, accepts_gzip, assets, collect, url
 
@@ -294,9 +295,10 @@ def test_a_page_comes_with_the_licences_of_what_is_in_it() -> None:
         assert licence in (SWAGGER_UI.parent / "pages" / f"LICENSE.{library}").read_text()
 
 
-def test_no_page_weighs_more_than_a_photograph() -> None:
-    style = len(assets()["app.css"].compressed())
-    assert style + len(assets()["operations.js"].compressed()) < 100_000
+@pytest.mark.parametrize("page", APPLICATIONS, ids=lambda page: page.name)
+def test_no_page_weighs_more_than_a_photograph(page: Application) -> None:
+    loaded = [assets()[name].compressed() for name in ("app.css", f"{page.name}.js")]
+    assert sum(map(len, loaded)) < 100_000
 
 
 def test_the_lock_names_no_registry() -> None:

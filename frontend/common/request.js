@@ -13,6 +13,12 @@ export class Problem extends Error {
   }
 }
 
+let offset = 0; // of the service's clock to this machine's, which may be off
+
+export function serverTime() {
+  return Date.now() + offset;
+}
+
 export async function request(method, path, options = {}) {
   const { token, json, form, headers = {}, ...more } = options;
   const sent = new Headers(headers);
@@ -29,6 +35,8 @@ export async function request(method, path, options = {}) {
     if (more.signal?.aborted) throw error;
     throw new Problem(0, "The service cannot be reached.");
   }
+  const date = Date.parse(response.headers.get("Date") || "");
+  if (date && !response.headers.get("Age")) offset = date - Date.now();
   const data = await content(response);
   if (!response.ok) {
     throw new Problem(response.status, data?.detail || response.statusText, data);

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 import service.accounts.pages
 import service.accounts.routes
 import service.media.live
+import service.media.pages
 import service.media.routes
 import service.media.sockets
 import service.operations
@@ -41,6 +42,10 @@ ROUTERS = (
     service.media.routes.router,
     service.media.sockets.router,
     static.router,
+)
+APPLICATIONS = (
+    service.media.pages.LIBRARY,
+    pages.OPERATIONS,
 )
 TITLE = "service"
 DESCRIPTION = "A small media library: accounts, uploads and their previews."
@@ -112,7 +117,8 @@ class Service:
             exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},  # see tracing.py
         )
-        add_routes(api, (*ROUTERS, pages.routes(TITLE, DESCRIPTION, documented=documented)))
+        shown = pages.routes(TITLE, DESCRIPTION, APPLICATIONS, documented=documented)
+        add_routes(api, (*ROUTERS, shown))
         return api
 
     @asynccontextmanager

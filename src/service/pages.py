@@ -5,6 +5,8 @@ its policy allows neither.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from fastapi import APIRouter
@@ -16,9 +18,7 @@ from service.etags import not_modified
 from service.routing import readable
 
 DOCS = "/docs"
-OPERATIONS = "/operations"
 OPENAPI = "/openapi.json"
-APPLICATION_SOURCES = {"script_src": "'self'", "connect_src": "'self'"}
 # Its icons are data: addresses; pictures and sounds an operation answered with are blob: ones.
 SWAGGER_UI_SOURCES = {
     "script_src": "'self'",
@@ -52,13 +52,14 @@ _LANDING = """<p>{description}</p>
 {items}
 </ul>"""
 _ITEM = '<li><a href="{path}"><strong>{name}</strong> {meaning}</a></li>'
+_LINK = '<a href="{path}">{name}</a>'
 _DOCS = """<div id="docs" data-openapi="{openapi}">
 <noscript>This page needs JavaScript. <a href="{openapi}">{openapi}</a> holds the same.</noscript>
 </div>"""
 
 _APPLICATION = """<header>
 <a class="home" href="/"><img src="{icon}" alt="">{title}</a>
-<a href="{path}" aria-current="page">{heading}</a>
+{links}
 </header>
 <main>
 <h1>{heading}</h1>
@@ -95,23 +96,49 @@ def card(title: str, body: str) -> str:
     return _HTML.format(icon=icon, title=title, links=links, body=shown)
 
 
-def application(title: str, heading: str, path: str) -> str:
-    """A page that a script fills: `pages/NAME.js` of the assets, where the path is /NAME."""
-    name = path.removeprefix("/")
-    icon, shown = static.url("favicon.svg"), f"{escape(heading)} - {escape(title)}"
-    links = f"{_style('app.css')}\n{_script(f'{name}.js')}"
-    body = _APPLICATION.format(
-        icon=icon, title=escape(title), heading=escape(heading), path=path, name=name
-    )
-    return _HTML.format(icon=icon, title=shown, links=links, body=body)
+@dataclass(frozen=True)
+class Application:
+    """A page that a script fills, `pages/NAME.js` of the assets. It may load and ask this origin;
+    `sources` are what its policy allows beyond that."""
+
+    name: str
+    heading: str
+    meaning: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"/{self.name}"
+
+    def html(self, title: str, others: Sequence["Application"]) -> str:
+        links = [_LINK.format(path=other.path, name=other.heading) for other in others]
+        own = _LINK.format(path=self.path, name=self.heading)
+        links[links.index(own)] = own.replace("<a ", '<a aria-current="page" ')
+        icon, shown = static.url("favicon.svg"), f"{self.heading} - {title}"
+        body = _APPLICATION.format(
+            icon=icon,
+            title=escape(title),
+            links="\n".join(links),
+            heading=self.heading,
+            name=self.name,
+        )
+        loaded = f"{_style('app.css')}\n{_script(f'{self.name}.js')}"
+        return _HTML.format(icon=icon, title=escape(shown), links=loaded, body=body)
 
 
-def routes(title: str, description: str, *, documented: bool) -> APIRouter:
-    """The landing page at `/`, that of operators and, where the API is documented, `/docs`."""
+OPERATIONS = Application("operations", "Operations", "Everything about it, for who runs it")
+
+
+def routes(
+    title: str, description: str, applications: Sequence[Application], *, documented: bool
+) -> APIRouter:
+    """The landing page at `/`, the applications and, where the API is documented, `/docs`."""
     router = APIRouter(include_in_schema=False)
-    _add(router, "/", _landing(title, description, documented=documented), headers("no-cache"))
-    operations = application(title, "Operations", OPERATIONS)
-    _add(router, OPERATIONS, operations, headers("no-cache", **APPLICATION_SOURCES))
+    landing = _landing(title, description, applications, documented=documented)
+    _add(router, "/", landing, headers("no-cache"))
+    for each in applications:
+        allowed = {"script_src": "'self'", "connect_src": "'self'", **each.sources}
+        _add(router, each.path, each.html(title, applications), headers("no-cache", **allowed))
     if documented:
         _add(router, DOCS, _documentation(title), headers("no-cache", **SWAGGER_UI_SOURCES))
     return router
@@ -130,14 +157,14 @@ def _add(router: APIRouter, path: str, html: str, headers: dict[str, str]) -> No
         return HTMLResponse(body, headers=headers)
 
 
-def _landing(title: str, description: str, *, documented: bool) -> str:
-    items = [
-        ("/health", "Health", "Whether all is well, for people and load balancers"),
-        (OPERATIONS, "Operations", "Everything about it, for who runs it"),
-    ]
+def _landing(
+    title: str, description: str, applications: Sequence[Application], *, documented: bool
+) -> str:
+    items = [(each.path, each.heading, each.meaning) for each in applications]
     if documented:
-        items.insert(0, (DOCS, "API documentation", "Every operation, to read and to try out"))
-        items.insert(1, (OPENAPI, "OpenAPI", "The same for programs"))
+        items.append((DOCS, "API documentation", "Every operation, to read and to try out"))
+        items.append((OPENAPI, "OpenAPI", "The same for programs"))
+    items.append(("/health", "Health", "Whether all is well, for people and load balancers"))
     rows = (_ITEM.format(path=path, name=name, meaning=meaning) for path, name, meaning in items)
     return card(title, _LANDING.format(description=escape(description), items="\n".join(rows)))
 

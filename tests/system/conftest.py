@@ -10,7 +10,9 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from playwright.sync_api import Browser
 
+from browser import CHROMIUM, running_browser
 from deployments import Deployment, Person, migrate, working
 from mail_server import mail_server
 from nginx import KINDS, Change, Site, available, running_site
@@ -18,6 +20,13 @@ from nginx_checks import LIMITED, OPEN
 from servers import Postgresql, RedisServer, Web, require, running
 
 MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    require(CHROMIUM, "Chromium")
+    with running_browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="module", params=KINDS)

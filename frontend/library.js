@@ -1,0 +1,615 @@
+// The library: an account's items, and what all have made public.
+
+import { html, nothing, render } from "lit-html";
+import { repeat } from "lit-html/directives/repeat.js";
+import { live as fresh } from "lit-html/directives/live.js";
+import { bytes, number } from "./common/format.js";
+import { request, serverTime } from "./common/request.js";
+import { Live } from "./library/live.js";
+import { Pictures, download } from "./library/pictures.js";
+import { Session } from "./library/session.js";
+import { Uploads } from "./library/uploads.js";
+
+const pageItems = 50;
+const undoMilliseconds = 6000;
+const galleryMilliseconds = 30_000;
+const views = ["mine", "gallery", "keys", "login", "join", "forgot"];
+
+const place = document.getElementById("library");
+const session = new Session();
+const changes = new Live();
+const pictures = new Pictures(draw);
+const uploads = new Uploads(() => session.token, received, draw);
+
+const state = {
+  view: "",
+  items: new Map(), // own, newest first
+  next: null, // the cursor of the page behind them
+  loaded: false,
+  problem: "",
+  gallery: { items: [], next: null, loaded: false, problem: "", pages: 0 },
+  keys: null,
+  newKey: null,
+  opened: null, // the id of the item whose details are shown
+  leaving: new Map(), // items on their way out, each with its timer: there is time to undo it
+  form: { busy: false, mistake: "", done: "" },
+  said: "",
+  dragging: false,
+};
+
+// --- asking -----------------------------------------------------------------------------------
+
+async function ask(method, path, options = {}) {
+  try {
+    return await request(method, path, { token: session.token, ...options });
+  } catch (error) {
+    if (error.status === 401 && session.token) logOut("Your login has ended. Log in again.");
+    throw error;
+  }
+}
+
+// The pages there were, or one more.
+async function list({ more = false } = {}) {
+  const { token } = session;
+  const kept = more ? [...state.items.values()] : [];
+  const wanted = more ? kept.length + 1 : Math.max(1, state.items.size);
+  let next = more ? state.next : null;
+  try {
+    do {
+      const cursor = next ? `&cursor=${encodeURIComponent(next)}` : "";
+      const { data } = await ask("GET", `/api/media?limit=${pageItems}${cursor}`);
+      if (token !== session.token) return; // somebody else has logged in meanwhile
+      kept.push(...data.items);
+      next = data.next_cursor;
+    } while (next && kept.length < wanted);
+    state.items = new Map(kept.map((item) => [item.id, item]));
+    Object.assign(state, { next, loaded: true, problem: "" });
+  } catch (error) {
+    state.problem = error.message;
+  }
+  draw();
+}
+
+let looking = false;
+let lookAgain = false;
+
+// The first page anew: one look at a time, however often there is reason for one.
+async function look() {
+  if (looking) {
+    lookAgain = true;
+    return;
+  }
+  looking = true;
+  do {
+    lookAgain = false;
+    await list();
+  } while (lookAgain && session.token);
+  looking = false;
+}
+
+async function changed({ id, status, progress }) {
+  if (status === "deleted") {
+    const item = state.items.get(id);
+    if (item) pictures.forget(item);
+    state.items.delete(id);
+  } else if (state.items.has(id) && (status === "received" || status === "processing")) {
+    Object.assign(state.items.get(id), { status, progress });
+  } else {
+    await refresh(id);
+  }
+  draw();
+}
+
+// Steps of an item may overtake each other on their way: what was asked for last counts.
+const asked = new Map();
+
+async function refresh(id) {
+  const turn = (asked.get(id) || 0) + 1;
+  asked.set(id, turn);
+  try {
+    const { data } = await ask("GET", `/api/media/${id}`);
+    if (asked.get(id) !== turn) return;
+    if (state.items.has(id)) state.items.set(id, data);
+    else state.items = new Map([[id, data], ...state.items]); // uploaded elsewhere: it is the newest
+  } catch (error) {
+    if (error.status === 404) state.items.delete(id);
+  }
+}
+
+function received(item) {
+  if (!state.items.has(item.id)) state.items = new Map([[item.id, item], ...state.items]);
+  state.said = `${item.title} was uploaded.`;
+  draw();
+}
+
+async function listGallery({ more = false } = {}) {
+  const { gallery } = state;
+  const cursor = more && gallery.next ? `?cursor=${encodeURIComponent(gallery.next)}` : "";
+  try {
+    // Not from this browser's own cache, where what was just published is not.
+    const { data } = await request("GET", `/api/public/media${cursor}`, { cache: "no-cache" });
+    gallery.items = more ? [...gallery.items, ...data.items] : data.items;
+    Object.assign(gallery, { next: data.next_cursor, loaded: true, problem: "", pages: more ? 2 : 1 });
+  } catch (error) {
+    gallery.problem = error.message;
+  }
+  draw();
+}
+
+async function change(item, body) {
+  try {
+    const { data } = await ask("PATCH", `/api/media/${item.id}`, { json: body });
+    state.items.set(item.id, data);
+    state.said = "Saved.";
+  } catch (error) {
+    state.said = `Not saved: ${error.message}`;
+  }
+  draw(); // and what was not saved is as it was
+}
+
+function remove(item) {
+  state.opened = null;
+  const timer = setTimeout(() => finishRemoval(item.id), undoMilliseconds);
+  state.leaving.set(item.id, { item, timer });
+  state.said = `${item.title} is deleted.`;
+  draw();
+}
+
+function undo(id) {
+  const { item, timer } = state.leaving.get(id);
+  clearTimeout(timer);
+  state.leaving.delete(id);
+  state.said = `${item.title} is back.`;
+  draw();
+}
+
+async function finishRemoval(id, options = {}) {
+  const { item, timer } = state.leaving.get(id);
+  clearTimeout(timer);
+  try {
+    await ask("DELETE", `/api/media/${id}`, options);
+    pictures.forget(item);
+    state.items.delete(id);
+  } catch (error) {
+    if (error.status !== 404) state.said = `${item.title} is not deleted: ${error.message}`;
+    else state.items.delete(id);
+  }
+  state.leaving.delete(id);
+  draw();
+}
+
+// --- accounts ---------------------------------------------------------------------------------
+
+async function submit(event, act) {
+  event.preventDefault();
+  const { form } = state;
+  if (form.busy) return;
+  const fields = Object.fromEntries(new FormData(event.target));
+  Object.assign(form, { busy: true, mistake: "", done: "" });
+  draw();
+  try {
+    form.done = (await act(fields, event.target)) || "";
+  } catch (error) {
+    form.mistake = error.message;
+  }
+  form.busy = false;
+  draw();
+}
+
+async function logIn({ email, password }) {
+  const form = new URLSearchParams({ username: email, password });
+  const { data } = await request("POST", "/login", { form }).catch((error) => {
+    if (error.status === 401) error.message = "Address and password do not fit, or the account is not confirmed.";
+    throw error;
+  });
+  session.begin(data.access_token, email);
+  location.hash = "mine";
+}
+
+async function join({ email, password }) {
+  await request("POST", "/api/accounts", { json: { email, password } });
+  return `A mail is on its way to ${email}. Its link confirms the account; then log in.`;
+}
+
+async function forget({ email }) {
+  await request("POST", "/api/accounts/password/forgot", { json: { email } });
+  return `If ${email} has an account, a mail is on its way. Its link is good for an hour.`;
+}
+
+async function leave() {
+  const { token } = session;
+  uploads.clear();
+  session.end();
+  await request("POST", "/logout", { token }).catch(() => {}); // it is forgotten here in any case
+}
+
+function logOut(reason) {
+  session.end();
+  state.form.mistake = reason;
+  location.hash = "login";
+}
+
+async function listKeys() {
+  try {
+    state.keys = (await ask("GET", "/api/keys")).data.items;
+  } catch (error) {
+    state.form.mistake = error.message;
+  }
+  draw();
+}
+
+async function makeKey({ name, write, days }, form) {
+  const expires = days ? new Date(serverTime() + days * 86_400_000).toISOString() : null;
+  const json = { name, scopes: write ? ["read", "write"] : ["read"], expires_at: expires };
+  state.newKey = (await ask("POST", "/api/keys", { json })).data;
+  form.reset();
+  await listKeys();
+}
+
+async function revoke(key) {
+  if (!confirm(`Revoke ${key.name}? Programs that use it are refused from now on.`)) return;
+  try {
+    await ask("DELETE", `/api/keys/${key.id}`);
+    state.said = `${key.name} is revoked.`;
+  } catch (error) {
+    state.said = `${key.name} is not revoked: ${error.message}`;
+  }
+  await listKeys();
+}
+
+// --- showing ----------------------------------------------------------------------------------
+
+function picture(item) {
+  const address = pictures.address(item, session.token);
+  return address
+    ? html`<img src=${address} alt="" loading="lazy">`
+    : html`<span class="no-picture" aria-hidden="true">${kindOf(item)}</span>`;
+}
+
+function kindOf(item) {
+  const name = item.filename || decodeURIComponent(item.url.split("/").pop());
+  const ending = /\.([a-z0-9]{1,5})$/i.exec(name);
+  return ending ? ending[1].toUpperCase() : "FILE";
+}
+
+const statusWords = {
+  received: "waiting",
+  processing: "being processed",
+  ready: "ready",
+  failed: "could not be processed",
+};
+
+function ownItem(item) {
+  const busy = item.status === "received" || item.status === "processing";
+  return html`
+    <li class="card item" data-status=${item.status}>
+      <button class="picture" @click=${() => openDetails(item)} aria-label="Details of ${item.title}">${picture(item)}</button>
+      <h3>${item.title}</h3>
+      <p class="quiet-text">${bytes(item.size)}${item.public ? ", public" : ""}</p>
+      ${busy
+        ? html`<label class="quiet-text">${statusWords[item.status]}
+            <progress max="100" .value=${item.progress}></progress></label>`
+        : item.status === "failed"
+          ? html`<p class="mistake">${item.reason || statusWords.failed}</p>`
+          : nothing}
+    </li>`;
+}
+
+function publicItem(item) {
+  return html`
+    <li class="card item">
+      <a class="picture" href=${item.url}>${picture(item)}</a>
+      <h3>${item.title}</h3>
+      <p class="quiet-text">${bytes(item.size)}</p>
+    </li>`;
+}
+
+function uploadRow(entry) {
+  const words = {
+    waiting: "waits",
+    sending: `${Math.round(entry.sent * 100)} %`,
+    pausing: `${entry.reason} Trying again.`,
+    failed: entry.reason,
+    stopped: "cancelled",
+  };
+  const ended = entry.status === "failed" || entry.status === "stopped";
+  return html`
+    <li class="upload" data-status=${entry.status}>
+      <span class="name">${entry.file.name}</span>
+      <progress max="1" .value=${entry.sent} aria-label="Upload of ${entry.file.name}"></progress>
+      <span class=${entry.status === "failed" ? "mistake" : "quiet-text"}>${words[entry.status]}</span>
+      ${ended
+        ? html`<button @click=${() => uploads.retry(entry)}>Retry<span class="unseen"> ${entry.file.name}</span></button>
+            <button class="quiet" @click=${() => uploads.dismiss(entry)}>Dismiss<span class="unseen"> ${entry.file.name}</span></button>`
+        : html`<button class="quiet" @click=${() => uploads.stop(entry)}>Cancel<span class="unseen"> ${entry.file.name}</span></button>`}
+    </li>`;
+}
+
+function chosen(event) {
+  uploads.add(event.target.files);
+  event.target.value = ""; // the same file may be chosen again
+}
+
+function dropped(event) {
+  event.preventDefault();
+  state.dragging = false;
+  const files = [...event.dataTransfer.items]
+    .filter((item) => item.kind === "file" && !item.webkitGetAsEntry?.()?.isDirectory)
+    .map((item) => item.getAsFile());
+  uploads.add(files);
+  draw();
+}
+
+function dragged(event) {
+  event.preventDefault();
+  const over = event.type === "dragover";
+  if (over !== state.dragging) {
+    state.dragging = over;
+    draw();
+  }
+}
+
+function mine() {
+  const items = [...state.items.values()].filter((item) => !state.leaving.has(item.id));
+  return html`
+    <div class="card drop" data-over=${state.dragging} @drop=${dropped} @dragover=${dragged} @dragleave=${dragged}>
+      <label for="files">Drop files here, or <span class="button">choose some</span></label>
+      <input id="files" class="unseen" type="file" multiple @change=${chosen}>
+    </div>
+    ${uploads.list.length
+      ? html`<ul class="uploads" aria-label="Uploads">${repeat(uploads.list, (entry) => entry.key, uploadRow)}</ul>`
+      : nothing}
+    <p class="quiet-text" role="status" data-live=${changes.connected}>
+      ${changes.connected ? "Live: changes show as they happen." : "Live updates are away: looked for every few seconds."}
+    </p>
+    ${state.problem ? html`<p class="mistake" role="alert">${state.problem}</p>` : nothing}
+    ${!state.loaded
+      ? html`<p>Looking …</p>`
+      : items.length
+        ? html`<ul class="cards items">${repeat(items, (item) => item.id, ownItem)}</ul>`
+        : html`<p>Nothing here yet.</p>`}
+    ${state.next ? html`<p><button class="quiet" @click=${() => list({ more: true })}>Show more</button></p>` : nothing}`;
+}
+
+function gallery() {
+  const { items, next, loaded, problem } = state.gallery;
+  return html`
+    <h2>What all have made public</h2>
+    ${problem
+      ? html`<p class="mistake" role="alert">${problem} ${items.length ? "What is shown was there before." : ""}</p>`
+      : nothing}
+    ${!loaded && !problem
+      ? html`<p>Looking …</p>`
+      : items.length
+        ? html`<ul class="cards items">${repeat(items, (item) => item.id, publicItem)}</ul>`
+        : html`<p>Nothing is public yet.</p>`}
+    ${next ? html`<p><button class="quiet" @click=${() => listGallery({ more: true })}>Show more</button></p>` : nothing}`;
+}
+
+function mistake() {
+  const { mistake, done } = state.form;
+  return html`
+    <p id="mistake" class="mistake" role="alert">${mistake}</p>
+    <p role="status">${done}</p>`;
+}
+
+function emailField() {
+  return html`
+    <label for="email">Mail address</label>
+    <input id="email" name="email" type="email" autocomplete="username" required aria-describedby="mistake">`;
+}
+
+function login() {
+  return html`
+    <form class="card entrance" @submit=${(event) => submit(event, logIn)}>
+      <h2>Log in</h2>
+      ${emailField()}
+      <label for="password">Password</label>
+      <input id="password" name="password" type="password" autocomplete="current-password" required aria-describedby="mistake">
+      ${mistake()}
+      <button ?disabled=${state.form.busy}>Log in</button>
+      <p><a href="#join">Make an account</a> · <a href="#forgot">Forgot the password?</a></p>
+    </form>`;
+}
+
+function joinForm() {
+  return html`
+    <form class="card entrance" @submit=${(event) => submit(event, join)}>
+      <h2>Make an account</h2>
+      ${emailField()}
+      <label for="password">Password</label>
+      <input id="password" name="password" type="password" autocomplete="new-password" minlength="8" maxlength="1024"
+        required aria-describedby="hint mistake">
+      <p id="hint" class="quiet-text">Eight characters or more.</p>
+      ${mistake()}
+      <button ?disabled=${state.form.busy}>Make it</button>
+      <p><a href="#login">I have one</a></p>
+    </form>`;
+}
+
+function forgotForm() {
+  return html`
+    <form class="card entrance" @submit=${(event) => submit(event, forget)}>
+      <h2>A new password</h2>
+      ${emailField()}
+      ${mistake()}
+      <button ?disabled=${state.form.busy}>Mail me a link</button>
+      <p><a href="#login">Back</a></p>
+    </form>`;
+}
+
+function keys() {
+  return html`
+    <h2>API keys</h2>
+    <p>For programs: they go where a token goes, <code>Authorization: Bearer KEY</code>.</p>
+    ${state.newKey
+      ? html`<div class="verdict" data-kind="good" role="status">
+          <p>This is <strong>${state.newKey.name}</strong>. It is shown this once:</p>
+          <p><code>${state.newKey.key}</code></p>
+          <button class="quiet" @click=${() => navigator.clipboard.writeText(state.newKey.key)}>Copy</button>
+          <button class="quiet" @click=${() => { state.newKey = null; draw(); }}>I have it</button>
+        </div>`
+      : nothing}
+    <form class="card entrance" @submit=${(event) => submit(event, makeKey)}>
+      <label for="name">What it is for</label>
+      <input id="name" name="name" maxlength="100" required>
+      <label><input type="checkbox" name="write"> It may change things</label>
+      <label for="days">Good for days</label>
+      <input id="days" name="days" type="number" min="1" max="3650" placeholder="for ever">
+      ${mistake()}
+      <button ?disabled=${state.form.busy}>Make a key</button>
+    </form>
+    ${!state.keys
+      ? html`<p>Looking …</p>`
+      : !state.keys.length
+        ? html`<p>There are none.</p>`
+        : html`<div class="scrolled" tabindex="0" role="region" aria-label="API keys"><table>
+            <thead><tr><th scope="col">Name</th><th scope="col">Ends with</th><th scope="col">May</th>
+              <th scope="col">Last used</th><th scope="col">Good until</th><th scope="col"><span class="unseen">Actions</span></th></tr></thead>
+            <tbody>${repeat(state.keys, (key) => key.id, (key) => html`<tr>
+              <th scope="row">${key.name}</th>
+              <td><code>…${key.ending}</code></td>
+              <td>${key.scopes.join(", ")}</td>
+              <td>${moment(key.last_used_at) || "never"}</td>
+              <td>${moment(key.expires_at) || "for ever"}</td>
+              <td><button class="quiet" @click=${() => revoke(key)}>Revoke<span class="unseen"> ${key.name}</span></button></td>
+            </tr>`)}</tbody></table></div>`}`;
+}
+
+function moment(text) {
+  return text ? new Date(text).toLocaleString() : "";
+}
+
+function openDetails(item) {
+  state.opened = item.id;
+  draw();
+}
+
+function details(item) {
+  const facts = [
+    ["Status", statusWords[item.status]],
+    ["Type", item.content_type || "–"],
+    ["Size", `${bytes(item.size)} (${number(item.size, 0)} bytes)`],
+    ["Pixels", item.width ? `${item.width} × ${item.height}` : "–"],
+    ["File", item.filename],
+    ["Uploaded", moment(item.created_at)],
+    ["SHA-256", item.sha256 ? html`<code>${item.sha256}</code>` : "–"],
+  ];
+  const rename = (event) => {
+    event.preventDefault();
+    const title = event.target.elements.title.value.trim();
+    if (title && title !== item.title) change(item, { title });
+  };
+  const save = () =>
+    download(item, session.token).catch((error) => {
+      state.said = `It cannot be downloaded: ${error.message}`;
+      draw();
+    });
+  return html`
+    <form class="row" @submit=${rename}>
+      <label for="title">Title</label>
+      <input id="title" name="title" maxlength="200" required .value=${fresh(item.title)}>
+      <button>Rename</button>
+    </form>
+    ${item.status === "failed" ? html`<p class="mistake">${item.reason}</p>` : nothing}
+    <label><input type="checkbox" .checked=${fresh(item.public)} @change=${(e) => change(item, { public: e.target.checked })}>
+      Public: everybody may see it</label>
+    <dl>${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    <p class="row">
+      <button @click=${save}>Download</button>
+      <button class="quiet" @click=${() => remove(item)}>Delete</button>
+      <button class="quiet" @click=${() => { state.opened = null; draw(); }}>Close</button>
+    </p>`;
+}
+
+function tabs() {
+  const links = session.token
+    ? [["mine", "Mine"], ["gallery", "Gallery"], ["keys", "API keys"]]
+    : [["gallery", "Gallery"], ["login", "Log in"], ["join", "Make an account"]];
+  return html`
+    <nav class="tabs" aria-label="Library">
+      ${links.map(([view, name]) => html`<a href="#${view}" aria-current=${state.view === view ? "page" : nothing}>${name}</a>`)}
+      ${session.token
+        ? html`<span class="who">${session.email} <button class="quiet" @click=${leave}>Log out</button></span>`
+        : nothing}
+    </nav>`;
+}
+
+function view() {
+  const shown = { mine, gallery, keys, login, join: joinForm, forgot: forgotForm };
+  return shown[state.view]();
+}
+
+function draw() {
+  if (!state.view) return;
+  const item = state.items.get(state.opened);
+  render(
+    html`
+      ${tabs()}
+      ${view()}
+      <dialog aria-label="Details" @close=${() => { state.opened = null; draw(); }}>
+        ${item ? details(item) : nothing}
+      </dialog>
+      <div class="toasts">
+        <p role="status" class="unseen">${state.said}</p>
+        ${repeat([...state.leaving.keys()], (id) => id, (id) => html`
+          <p class="toast">${state.leaving.get(id).item.title} is deleted.
+            <button class="quiet" @click=${() => undo(id)}>Undo</button></p>`)}
+      </div>`,
+    place,
+  );
+  const dialog = place.querySelector("dialog");
+  if (item && !dialog.open) dialog.showModal();
+  if (!item && dialog.open) dialog.close();
+}
+
+// --- going from one to the other --------------------------------------------------------------
+
+function go() {
+  const wanted = location.hash.slice(1);
+  let to = views.includes(wanted) ? wanted : session.token ? "mine" : "gallery";
+  if (!session.token && (to === "mine" || to === "keys")) to = "login";
+  if (session.token && (to === "login" || to === "join")) to = "mine";
+  if (to !== state.view) {
+    if (state.view) Object.assign(state.form, { done: "", mistake: to === "login" ? state.form.mistake : "" });
+    state.view = to;
+    state.newKey = null;
+    if (to === "keys") listKeys();
+    if (to === "gallery") listGallery();
+  }
+  draw();
+}
+
+function entered() {
+  changes.stop();
+  if (session.token && session.email !== uploads.owner) uploads.clear();
+  if (session.token) uploads.owner = session.email; // who comes back after a login that ended goes on
+  pictures.clear();
+  state.leaving.forEach(({ timer }) => clearTimeout(timer));
+  state.leaving.clear();
+  Object.assign(state, { items: new Map(), next: null, loaded: false, opened: null, keys: null, problem: "" });
+  if (session.token) {
+    changes.start(session.token);
+    look();
+  }
+  go();
+}
+
+changes.addEventListener("look", look);
+changes.addEventListener("change", ({ detail }) => changed(detail));
+changes.addEventListener("state", draw);
+changes.addEventListener("ended", () => logOut("Your login has ended. Log in again."));
+session.addEventListener("change", entered);
+addEventListener("hashchange", go);
+addEventListener("pagehide", () => {
+  for (const id of state.leaving.keys()) finishRemoval(id, { keepalive: true });
+});
+addEventListener("beforeunload", (event) => {
+  if (uploads.list.some(({ status }) => status === "sending" || status === "waiting")) event.preventDefault();
+});
+setInterval(() => {
+  const seen = state.view === "gallery" && document.visibilityState === "visible";
+  if (seen && state.gallery.pages !== 2) listGallery(); // who reads on is left in peace
+}, galleryMilliseconds);
+
+entered();

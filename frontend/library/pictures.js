@@ -1,0 +1,58 @@
+// Previews and originals that only their owner may fetch: with a token, which an <img> has not.
+
+import { Problem } from "../common/request.js";
+
+export class Pictures {
+  constructor(changed) {
+    this.changed = changed;
+    this.addresses = new Map(); // by the item's address of it; "" while it is fetched
+  }
+
+  // Where to show it from, or nothing yet.
+  address(item, token) {
+    const path = item.thumbnail_url;
+    if (!path) return "";
+    if (item.public !== false && !this.addresses.get(path)) return path;
+    if (!this.addresses.has(path)) {
+      this.addresses.set(path, "");
+      this.#fetch(path, token);
+    }
+    return this.addresses.get(path);
+  }
+
+  forget(item) {
+    const address = this.addresses.get(item.thumbnail_url);
+    if (address) URL.revokeObjectURL(address);
+    this.addresses.delete(item.thumbnail_url);
+  }
+
+  clear() {
+    for (const address of this.addresses.values()) if (address) URL.revokeObjectURL(address);
+    this.addresses.clear();
+  }
+
+  async #fetch(path, token) {
+    try {
+      this.addresses.set(path, URL.createObjectURL(await fetched(path, token)));
+      this.changed();
+    } catch {
+      setTimeout(() => this.addresses.delete(path), 5000); // then it is asked for again
+    }
+  }
+}
+
+async function fetched(path, token) {
+  const response = await fetch(path, { headers: { Authorization: `Bearer ${token}` } });
+  if (!response.ok) throw new Problem(response.status, response.statusText);
+  return response.blob();
+}
+
+// Saves an item's original under its name.
+export async function download(item, token) {
+  const address = URL.createObjectURL(await fetched(item.url, token));
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = item.filename;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}

@@ -1,0 +1,72 @@
+"""Chromium, driven by Playwright: pages as people see them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from servers import find_program
+
+CHROMIUM = find_program("chromium")
+# It asks nothing of the network but what a page asks.
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+WIDTHS = (360, 1920)
+SCHEMES = ("light", "dark")
+SCREENSHOTS = os.environ.get("SCREENSHOTS", "")  # a folder to keep them in
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Tab:
+    """A page, and what it complained of: its own errors, refusals of its policy, lost answers."""
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        self.context = browser.new_context(ignore_https_errors=True, **options)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.watch(self.page)
+
+    def watch(self, page: Page) -> Page:
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda line: self._note(line.type, line.text))
+        page.set_default_timeout(30_000)
+        return page
+
+    def _note(self, kind: str, text: str) -> None:
+        # A browser tells of each answer that is none: the page says it to people.
+        if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
+            self.complaints.append(text)
+
+    def close(self) -> None:
+        self.context.close()
+
+
+def assert_accessible(page: Page) -> None:
+    """axe finds nothing, and nothing is wider than the window."""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, f"{wide} pixels wider than the window"
+
+
+def screenshot(page: Page, name: str) -> None:
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)

@@ -1,0 +1,169 @@
+"""The page for operators, in a browser: what it shows when all is well, and when it is not."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from browser import SCHEMES, WIDTHS, Tab, assert_accessible, screenshot
+from servers import Postgresql, RedisServer, Web, Worker, running
+from service.settings import Settings
+
+pytestmark = pytest.mark.alone
+
+MakeWeb = Callable[..., Web]
+TOKEN = "token-of-the-tests"  # as Web has it
+
+
+@pytest.fixture
+def web(
+    make_web: MakeWeb, own_postgresql: Postgresql, own_redis: RedisServer, migrated: str
+) -> Web:
+    environment = {
+        "DATABASE_URL": migrated,
+        "REDIS_URL": own_redis.url,
+        "WEB_CONCURRENCY": "2",
+        "SHUTDOWN_DRAIN_SECONDS": "8",
+        "SHUTDOWN_GRACE_SECONDS": "20",
+    }
+    return make_web(environment, wait="/health/ready")
+
+
+@pytest.fixture
+def migrated(own_postgresql: Postgresql) -> str:
+    import asyncio
+
+    from service.migrate import migrate
+
+    url = own_postgresql.new_database()
+    asyncio.run(migrate(Settings(database_url=url)))
+    return url
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Tab]:
+    tab = Tab(browser, viewport={"width": 1280, "height": 900})
+    yield tab
+    tab.close()
+
+
+def enter(page: Page, web: Web, token: str = TOKEN) -> None:
+    page.goto(f"{web.url}/operations")
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Show").click()
+
+
+def verdict(page: Page) -> str:
+    return page.locator(".verdict h2").inner_text()
+
+
+def expect_verdict(page: Page, text: str, seconds: float = 20) -> None:
+    expect(page.locator(".verdict h2")).to_have_text(text, timeout=seconds * 1000)
+
+
+def test_it_opens_with_the_token_alone(web: Web, tab: Tab) -> None:
+    """And asks for it again after a reload, as it keeps it nowhere."""
+    enter(tab.page, web, "guessed-guessed-gu")
+    expect(tab.page.get_by_role("alert")).to_have_text("That is not the token.")
+    enter(tab.page, web)
+    expect_verdict(tab.page, "All is well")
+    tab.page.reload()
+    expect(tab.page.get_by_label("Token")).to_be_visible()
+    stored = "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie])"
+    assert tab.page.evaluate(stored) == '[0,0,""]'
+    assert tab.complaints == []
+
+
+def test_without_a_token_in_the_service_it_says_so(make_web: MakeWeb, tab: Tab) -> None:
+    web = make_web({"HEALTH_TOKEN": "", "DATABASE_URL": "sqlite:///s.sqlite3"})
+    enter(tab.page, web)
+    expect(tab.page.get_by_role("alert")).to_contain_text("no HEALTH_TOKEN")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_reads_well(web: Web, browser: Browser, scheme: str, width: int) -> None:
+    tab = Tab(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    with contextlib.closing(tab):
+        tab.page.goto(f"{web.url}/operations")
+        assert_accessible(tab.page)
+        enter(tab.page, web)
+        expect_verdict(tab.page, "All is well")
+        expect(tab.page.locator(".uplot canvas")).to_have_count(8)
+        for _ in range(20):
+            web.get("/nowhere")
+        rate = tab.page.locator("figure", has_text="Requests a second").locator(".latest")
+        expect(rate).to_contain_text("client's mistakes 0.", timeout=30_000)
+        rows = tab.page.get_by_role("region", name="Workers").get_by_role("row")
+        expect(rows).to_have_count(3)
+        assert_accessible(tab.page)
+        screenshot(tab.page, f"operations-{scheme}-{width}")
+        assert tab.complaints == []
+
+
+def test_it_tells_of_what_is_away_and_of_its_return(
+    web: Web, tab: Tab, own_postgresql: Postgresql, own_redis: RedisServer
+) -> None:
+    page = tab.page
+    enter(page, web)
+    expect_verdict(page, "All is well")
+    own_redis.stop()
+    expect_verdict(page, "Degraded")
+    expect(page.locator(".verdict")).to_contain_text("cache")
+    screenshot(page, "operations-degraded")
+    own_redis.start()
+    expect_verdict(page, "All is well")
+    own_postgresql.stop()
+    expect_verdict(page, "Not ready")
+    expect(page.locator(".verdict")).to_contain_text("database")
+    screenshot(page, "operations-not-ready")
+    own_postgresql.start()
+    expect_verdict(page, "All is well")
+    assert tab.complaints == []
+
+
+def test_it_tells_of_a_drain_and_of_a_service_that_is_gone(web: Web, tab: Tab) -> None:
+    """And goes on by itself, without the token being typed again."""
+    page = tab.page
+    enter(page, web)
+    expect_verdict(page, "All is well")
+    web.send_signal(signal.SIGTERM)
+    expect_verdict(page, "Draining", 8)
+    expect_verdict(page, "No answer", 40)
+    screenshot(page, "operations-no-answer")
+    web.stop()
+    web.start(wait="/health/ready")
+    expect_verdict(page, "All is well", 40)
+
+
+def test_a_job_that_failed_is_run_again_or_discarded(
+    web: Web, tab: Tab, tmp_path: Path, own_postgresql: Postgresql
+) -> None:
+    """By keyboard as well."""
+    environment = {name: web.environment[name] for name in ("DATABASE_URL", "REDIS_URL")}
+    database = environment["DATABASE_URL"].rpartition("/")[2]
+    for number in range(2):
+        own_postgresql.psql(
+            "SELECT procrastinate_defer_jobs_v1(ARRAY[ROW('default', 'nobody.knows', 0, NULL, NULL,"
+            f" '{{\"number\": {number}}}'::jsonb, NULL)::procrastinate_job_to_defer_v1])",
+            database,
+        )
+    page = tab.page
+    with running(Worker(tmp_path / "worker", environment)) as worker:
+        worker.wait_for("job_unknown")
+        enter(page, web)
+        jobs = page.get_by_role("region", name="Failed jobs")
+        expect(jobs.get_by_role("row")).to_have_count(3)
+        expect(jobs).to_contain_text("nobody.knows")
+        screenshot(page, "operations-failed-jobs")
+    page.on("dialog", lambda dialog: dialog.accept())
+    jobs.get_by_role("button", name="Discard").first.press("Enter")
+    expect(jobs.get_by_role("row")).to_have_count(2)
+    jobs.get_by_role("button", name="Retry").first.press("Enter")
+    expect(page.get_by_text("None. What a job could not do")).to_be_visible()
+    left = "SELECT status, args ->> 'number' FROM procrastinate_jobs"
+    assert own_postgresql.psql(left, database) == "todo|0"
+    assert tab.complaints == []
