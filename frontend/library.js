@@ -463,7 +463,7 @@ function keys() {
       ? html`<p>Looking …</p>`
       : !state.keys.length
         ? html`<p>There are none.</p>`
-        : html`<div class="scrolled" tabindex="0" role="region" aria-label="API keys"><table>
+        : html`<div class="scrolled" tabindex="0" role="region" aria-label="Table of API keys"><table>
             <thead><tr><th scope="col">Name</th><th scope="col">Ends with</th><th scope="col">May</th>
               <th scope="col">Last used</th><th scope="col">Good until</th><th scope="col"><span class="unseen">Actions</span></th></tr></thead>
             <tbody>${repeat(state.keys, (key) => key.id, (key) => html`<tr>

@@ -284,7 +284,7 @@ function checkCard([name, check], samples) {
 
 function workersTable(workers) {
   return html`
-    <div class="scrolled" tabindex="0" role="region" aria-label="Workers">
+    <div class="scrolled" tabindex="0" role="region" aria-label="Table of workers">
       <table>
         <thead><tr><th scope="col">Process</th><th scope="col">Heartbeat</th><th scope="col">Loop lag</th>
           <th scope="col">Requests</th><th scope="col">Memory</th></tr></thead>
@@ -305,10 +305,10 @@ function jobsTable() {
   if (!state.jobs) return html`<p>Looking …</p>`;
   if (!state.jobs.length) return html`<p>None. What a job could not do is listed here with its reason.</p>`;
   return html`
-    <div class="scrolled" tabindex="0" role="region" aria-label="Failed jobs">
+    <div class="scrolled" tabindex="0" role="region" aria-label="Table of failed jobs">
       <table>
         <thead><tr><th scope="col">Job</th><th scope="col">Task</th><th scope="col">Failed</th>
-          <th scope="col">Attempts</th><th scope="col">Reason</th><th scope="col"></th></tr></thead>
+          <th scope="col">Attempts</th><th scope="col">Reason</th><th scope="col"><span class="unseen">Actions</span></th></tr></thead>
         <tbody>${repeat(state.jobs, (job) => job.id, (job) => html`
           <tr>
             <th scope="row">${job.id}</th>

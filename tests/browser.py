@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from servers import find_program
 
@@ -22,6 +22,9 @@ ARGUMENTS = (
 WIDTHS = (360, 1920)
 SCHEMES = ("light", "dark")
 SCREENSHOTS = os.environ.get("SCREENSHOTS", "")  # a folder to keep them in
+
+
+expect.set_options(timeout=30_000)
 
 
 @contextmanager

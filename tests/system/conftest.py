@@ -22,8 +22,9 @@ from servers import Postgresql, RedisServer, Web, require, running
 MakeSite = Callable[..., Site]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for longer: as long as it runs, this thread can run no other event loop."""
     require(CHROMIUM, "Chromium")
     with running_browser() as running:
         yield running

@@ -83,7 +83,7 @@
       ${re()}
       <button ?disabled=${o.form.busy}>Make a key</button>
     </form>
-    ${o.keys?o.keys.length?d`<div class="scrolled" tabindex="0" role="region" aria-label="API keys"><table>
+    ${o.keys?o.keys.length?d`<div class="scrolled" tabindex="0" role="region" aria-label="Table of API keys"><table>
             <thead><tr><th scope="col">Name</th><th scope="col">Ends with</th><th scope="col">May</th>
               <th scope="col">Last used</th><th scope="col">Good until</th><th scope="col"><span class="unseen">Actions</span></th></tr></thead>
             <tbody>${U(o.keys,t=>t.id,t=>d`<tr>
