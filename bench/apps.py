@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.types import Receive, Scope, Send
 
 from service.app import Service, create_app
-from service.database import engine_url
+from service.database_url import engine_url
 from service.lifecycle import Lifecycle
 from service.media.listing import START
 from service.settings import load

@@ -346,6 +346,7 @@ function overview() {
   const { report } = state;
   const samples = replicas.get(state.replica);
   const { kind, title, text } = verdict();
+  document.title = `${title} - Operations`;
   return html`
     <section class="verdict" data-kind=${kind} aria-live="polite" aria-atomic="true">
       <h2>${title}</h2>

@@ -259,6 +259,7 @@ UNFIT = [
     ("DATABASE_URL", "postgresql://db/app"),
     ("DATABASE_URL", "postgresql://app@db/app"),
     ("DATABASE_URL", "postgresql://app:@db/app"),
+    ("DATABASE_POOLER_URL", "postgresql://app@db/app"),
     ("REDIS_URL", "memory://"),
     ("REDIS_URL", "Memory://"),
     ("MAIL_SERVER", " "),

@@ -31,6 +31,7 @@ SECRETS = {
     "mail_password": CANARY,
     "health_token": CANARY,
     "database_url": f"postgresql://user:{CANARY}@db/app?password={CANARY}",
+    "database_pooler_url": f"postgresql://user:{CANARY}@pooler/app?password={CANARY}",
     "redis_url": f"rediss://:{CANARY}@cache/0?password={CANARY}&{CANARY}",
     "aws_secret_access_key": CANARY,
     "aws_session_token": CANARY,

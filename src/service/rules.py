@@ -98,7 +98,7 @@ RULES = (
     Rule(("DATABASE_URL",), _no_password, "a PostgreSQL URL with a password", "none in it"),
     Rule(("DATABASE_POOLER_URL",), _no_pooler_password, "a URL with a password", "none in it"),
     Rule(
-        ("DATABASE_POOLER_URL", "DATABASE_URL"),
+        ("DATABASE_POOLER_URL",),
         lambda s: s.pooled and s.embedded,
         "DATABASE_URL of the PostgreSQL that DATABASE_POOLER_URL leads to",
         "SQLite",

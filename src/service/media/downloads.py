@@ -79,11 +79,15 @@ def _caching(item: MediaItem) -> str:
 async def thumbnail(
     resources: Resources, identity: Identity | None, item_id: UUID, request: Request
 ) -> Response:
-    """The preview of an image that is ready. Raises as `original` does."""
+    """The preview of an image that is ready. Raises as `original` does.
+
+    Small, and sent from here: nginx keeps in its cache what it has been sent, and no redirect.
+    """
     item = await _visible(resources, identity, item_id)
     if not item.has_thumbnail:
         raise MediaNotFound
-    return await _serve(resources, item, item.thumbnail_key, THUMBNAIL_TYPE, request, {})
+    key = item.thumbnail_key
+    return await _serve(resources, item, key, THUMBNAIL_TYPE, request, {}, accelerated=False)
 
 
 async def _serve(
@@ -93,12 +97,14 @@ async def _serve(
     content_type: str,
     request: Request,
     own: dict[str, str],
+    *,
+    accelerated: bool = True,
 ) -> Response:
     size = await resources.storage.size(key)
     if size is None:
         raise _missing(item, key)
     sent = {**SAFE, **own, "Cache-Control": _caching(item)}
-    if resources.settings.x_accel_redirect and item.status == "ready":
+    if accelerated and resources.settings.x_accel_redirect and item.status == "ready":
         # nginx answers in place of this, conditions and ranges too. Not before the type is known
         # for good: its ETag is made of the file alone. What failed may be processed after all.
         _check_range(request, size)

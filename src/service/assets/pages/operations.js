@@ -57,7 +57,7 @@
           </tr>`)}</tbody>
       </table>
     </div>
-    ${W.jobs.length===ui?Ee`<p>The newest ${ui}; there may be more.</p>`:Ae}`:Ee`<p>None. What a job could not do is listed here with its reason.</p>`:Ee`<p>Looking …</p>`}function Ou(e){let t=[["CPU",e.cpu_percent==null?"–":`${Ut(e.cpu_percent)} of ${ht(e.cpus)}`],["Memory",e.memory?`${Ut(e.memory.percent)} of ${Hn(e.memory.total)}`:"–"],["Disk",e.disk?`${Ut(e.disk.percent)} of ${Hn(e.disk.total)}`:"–"],["Inodes",e.inodes?Ut(e.inodes.percent):"–"],["Version",e.version],["Replica",e.replica]];return Ee`<dl class="facts">${t.map(([n,l])=>Ee`<div><dt>${n}</dt><dd>${l}</dd></div>`)}</dl>`}function Fu(){let{report:e}=W,t=Vt.get(W.replica),{kind:n,title:l,text:i}=Cu();return Ee`
+    ${W.jobs.length===ui?Ee`<p>The newest ${ui}; there may be more.</p>`:Ae}`:Ee`<p>None. What a job could not do is listed here with its reason.</p>`:Ee`<p>Looking …</p>`}function Ou(e){let t=[["CPU",e.cpu_percent==null?"–":`${Ut(e.cpu_percent)} of ${ht(e.cpus)}`],["Memory",e.memory?`${Ut(e.memory.percent)} of ${Hn(e.memory.total)}`:"–"],["Disk",e.disk?`${Ut(e.disk.percent)} of ${Hn(e.disk.total)}`:"–"],["Inodes",e.inodes?Ut(e.inodes.percent):"–"],["Version",e.version],["Replica",e.replica]];return Ee`<dl class="facts">${t.map(([n,l])=>Ee`<div><dt>${n}</dt><dd>${l}</dd></div>`)}</dl>`}function Fu(){let{report:e}=W,t=Vt.get(W.replica),{kind:n,title:l,text:i}=Cu();return document.title=`${l} - Operations`,Ee`
     <section class="verdict" data-kind=${n} aria-live="polite" aria-atomic="true">
       <h2>${l}</h2>
       <p>${i}</p>
