@@ -363,6 +363,7 @@ function mine() {
       ${changes.connected ? "Live: changes show as they happen." : "Live updates are away: looked for every few seconds."}
     </p>
     ${state.problem ? html`<p class="mistake" role="alert">${state.problem}</p>` : nothing}
+    <h2 class="unseen">Your items</h2>
     ${!state.loaded
       ? html`<p>Looking …</p>`
       : items.length
