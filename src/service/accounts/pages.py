@@ -34,6 +34,7 @@ RESET = f"""<p>{{hint}}</p>
 <input id="password" name="password" type="password" autocomplete="new-password" required
  minlength="{MIN_PASSWORD_CHARACTERS}" maxlength="{MAX_PASSWORD_CHARACTERS}">
 <button>Set the password</button></form>"""
+GO_ON = '<p><a href="/">Go on</a></p>'
 EVERYTHING_ENDS = "It ends every login and every API key of your account."
 UNFIT = (
     f"A password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters. "
@@ -58,7 +59,7 @@ async def confirm(token: FormToken, resources: Provided) -> HTMLResponse:
         await registration.confirm(resources, token)
     except LinkInvalid as error:
         return _page("Not confirmed", f"<p>{error.detail}</p>", error.status)
-    return _page("Confirmed", "<p>Your account is confirmed. You can log in now.</p>")
+    return _page("Confirmed", f"<p>Your account is confirmed. You can log in now.</p>{GO_ON}")
 
 
 def _password_form(token: str, hint: str, status: int = 200) -> HTMLResponse:
@@ -82,4 +83,5 @@ async def reset(
         return _password_form(token, UNFIT, 422)
     except LinkInvalid as error:
         return _page("Not changed", f"<p>{error.detail}</p>", error.status)
-    return _page("Password set", "<p>Your new password is set. You can log in with it now.</p>")
+    done = f"<p>Your new password is set. You can log in with it now.</p>{GO_ON}"
+    return _page("Password set", done)
