@@ -2,6 +2,8 @@
 
 import { Problem } from "../common/request.js";
 
+const linkType = "text/uri-list";
+
 export class Pictures {
   constructor(changed) {
     this.changed = changed;
@@ -41,18 +43,22 @@ export class Pictures {
   }
 }
 
-async function fetched(path, token) {
-  const response = await fetch(path, { headers: { Authorization: `Bearer ${token}` } });
+async function fetched(path, token, accept = "*/*") {
+  const headers = { Authorization: `Bearer ${token}`, Accept: accept };
+  const response = await fetch(path, { headers });
   if (!response.ok) throw new Problem(response.status, response.statusText);
   return response.blob();
 }
 
-// Saves an item's original under its name.
+// Saves an item's original under its name. Where an object store sends it, that is asked for the link.
 export async function download(item, token) {
-  const address = URL.createObjectURL(await fetched(item.url, token));
+  const content = await fetched(item.url, token, `${linkType}, */*;q=0.5`);
+  const elsewhere = content.type === linkType;
+  const address = elsewhere ? (await content.text()).trim() : URL.createObjectURL(content);
   const link = document.createElement("a");
   link.href = address;
-  link.download = item.filename;
+  if (elsewhere) Object.assign(link, { target: "_blank", rel: "noopener" });
+  else link.download = item.filename;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  if (!elsewhere) setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }

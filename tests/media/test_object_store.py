@@ -80,6 +80,17 @@ async def test_the_owner_is_sent_to_the_very_bytes(api: Api, owner: Headers) -> 
     assert answer.headers["cache-control"] == "private, no-cache"
 
 
+async def test_a_script_gets_the_link_itself(api: Api, owner: Headers) -> None:
+    """Which it could not see in a redirect."""
+    item = await ready(api, owner, JPEG, "photo.jpg")
+    answer = await api.client.get(item["url"], headers={**owner, "Accept": "text/uri-list"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/uri-list")
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert answer.headers["vary"] == "Accept"
+    (shown,) = answer.text.split()
+    assert httpx.get(shown).content == JPEG
+
+
 async def test_an_upload_can_be_had_before_it_is_processed(api: Api, owner: Headers) -> None:
     item = await api.upload(owner, CONTENT)
     assert httpx.get(await link(api, item["url"], owner)).content == CONTENT

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 THUMBNAIL_TYPE = "image/webp"
 UNKNOWN_TYPE = "application/octet-stream"
+LINK_TYPE = "text/uri-list"
 # Shown in the browser; everything else is offered as a download.
 INLINE_TYPES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
 # Uploaded HTML or SVG must not run on this origin, whatever the browser makes of it.
@@ -51,7 +52,7 @@ async def original(
     disposition = "inline" if content_type in INLINE_TYPES else "attachment"
     own = {"Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(name, safe='')}"}
     if link := await _link(resources, item, content_type, request.method, own):
-        return _sent_on(item, link)
+        return _sent_on(item, link, request)
     return await _serve(resources, item, item.original_key, content_type, request, own)
 
 
@@ -65,11 +66,17 @@ async def _link(
     return await resources.storage.link(method, item.original_key, headers)
 
 
-def _sent_on(item: MediaItem, link: str) -> Response:
-    """Without an ETag, as a 304 would send the client to a link that has expired."""
+def _sent_on(item: MediaItem, link: str, request: Request) -> Response:
+    """Without an ETag, as a 304 would send the client to a link that has expired.
+
+    A page's script cannot see where a redirect leads, and its policy does not let it follow: it
+    asks for the link itself (RFC 2483 section 5), and goes there.
+    """
     caching = _caching(item) if item.public else "private, no-store"
-    sent = {**SAFE, "Location": link, "Cache-Control": caching, "Referrer-Policy": "no-referrer"}
-    return Response(status_code=307, headers=sent)
+    sent = {**SAFE, "Cache-Control": caching, "Referrer-Policy": "no-referrer", "Vary": "Accept"}
+    if LINK_TYPE in request.headers.get("accept", ""):
+        return Response(f"{link}\r\n", headers={**sent, "Content-Type": LINK_TYPE})
+    return Response(status_code=307, headers={**sent, "Location": link})
 
 
 def _caching(item: MediaItem) -> str:

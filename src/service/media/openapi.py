@@ -35,7 +35,7 @@ CONTENT = {
     **answers(206, {**ETAG, "Content-Range": "the range sent"}, content=_BYTES),
     **NOT_CHANGED,
 }
-SENT_ON = answers(307, {"Location": "the object store, for the next five minutes"})
+SENT_ON = answers(307, {"Location": "the object store, for the next five minutes"})  # or the link
 
 _KNOWN = asks_header("If-None-Match", "the version that the client has; 304 if it is current")
 IF_NONE_MATCH = {"parameters": [_KNOWN]}
