@@ -132,8 +132,7 @@ class Service:
             samples = (
                 metrics.sample_forever(gauges),
                 self.details.sample_forever(),
-                count_jobs(resources, self.health),
-                tell_if_too_few(self.settings, resources.database, self.health),
+                self._watch_database(resources),
             )
             await stack.enter_async_context(background(*samples))
             if self.settings.embedded:
@@ -146,6 +145,11 @@ class Service:
                 for name, open_own in OWN.items()
             }
             yield {"resources": resources, **own}
+
+    async def _watch_database(self, resources: Resources) -> None:
+        """One after the other, and so on one connection."""
+        await tell_if_too_few(self.settings, resources.database, self.health)
+        await count_jobs(resources, self.health)
 
 
 def body_limits(settings: Settings) -> dict[tuple[str, str], int]:

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import system
 from service.database import Database
@@ -68,8 +69,8 @@ async def tell_if_too_few(settings: Settings, database: Database, health: Health
         await asyncio.sleep(POLL_SECONDS)
     try:
         found = await count(settings, database)
-    except DatabaseUnavailable:
-        return  # its check tells that
+    except (DatabaseUnavailable, SQLAlchemyError):
+        return  # its check tells that; or it tells such things to nobody
     if not found.fit:
         extra = {"wanted": found.wanted, "available": found.available}
         log.warning("database_connections_too_few", extra=extra)

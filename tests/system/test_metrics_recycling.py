@@ -167,6 +167,8 @@ def test_everything_one_wants_to_see_is_there(web: Web) -> None:
         "service_worker_exits": "counter",
         "service_websockets_open": "gauge",
         "service_worker_heartbeat_timestamp_seconds": "gauge",
+        "service_worker_memory_bytes": "gauge",
+        "service_worker_requests": "gauge",
     } | {name: kind for name, kind in types.items() if name.startswith("service_jobs_")}
     assert text.count("# HELP ") == len(types)
     checks = {dict(labels)["check"] for labels in named(samples, "service_check_up")}
