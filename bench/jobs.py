@@ -17,6 +17,7 @@ from bench.table import Row
 from servers import Postgresql, RedisServer, Web, Worker, running
 
 ROUNDS = 5
+TRIVIAL_TASK, TRIVIAL_ARGUMENTS = "test.record", '{"name": "x"}'
 TRIVIAL_JOBS = 400
 PHOTOGRAPHS = 8  # media
 LONGEST_SECONDS = 60
@@ -25,6 +26,18 @@ SELECT procrastinate_defer_jobs_v1(array_agg(
     ROW('default', %s, 0, NULL, NULL, argument, NULL)::procrastinate_job_to_defer_v1
 )) FROM unnest(%s::jsonb[]) AS argument
 """
+
+
+def run_jobs(url: str, task: str, arguments: list[str]) -> float:
+    """Add jobs, and wait until there are none, also of those that they add; the seconds it took."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(ENQUEUE, (task, arguments))
+        began = time.perf_counter()
+        while connection.execute("SELECT 1 FROM procrastinate_jobs LIMIT 1").fetchone():
+            if time.perf_counter() - began > LONGEST_SECONDS:
+                raise TimeoutError(f"{task}: not done within {LONGEST_SECONDS} s")
+            time.sleep(0.01)
+        return time.perf_counter() - began
 
 
 class Side:
@@ -45,17 +58,10 @@ class Side:
     def rate(self, task: str, arguments: list[str]) -> float:
         """Jobs per second, from the commit that adds them until there are none, also of those that
         they add themselves."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(ENQUEUE, (task, arguments))
-            began = time.perf_counter()
-            while connection.execute("SELECT 1 FROM procrastinate_jobs LIMIT 1").fetchone():
-                if time.perf_counter() - began > LONGEST_SECONDS:
-                    raise TimeoutError(f"{task}: not done within {LONGEST_SECONDS} s")
-                time.sleep(0.01)
-            return len(arguments) / (time.perf_counter() - began)
+        return len(arguments) / run_jobs(self.url, task, arguments)
 
     def trivial(self) -> float:
-        return self.rate("test.record", ['{"name": "x"}'] * TRIVIAL_JOBS)
+        return self.rate(TRIVIAL_TASK, [TRIVIAL_ARGUMENTS] * TRIVIAL_JOBS)
 
     # media: from here
     def photographs(self) -> float:

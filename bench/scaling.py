@@ -5,16 +5,13 @@ CPU time, which has to stay what it was. Plus what a pooler and traces cost.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import psycopg
-
 from bench.account import Bearer
 from bench.cpu import Cost, most, of_requests, seconds
-from bench.jobs import ENQUEUE
+from bench.jobs import TRIVIAL_ARGUMENTS, TRIVIAL_TASK, run_jobs
 from bench.requests import migrate, web_for_bench
 from bench.table import Row
 from collector import running_collector
@@ -26,7 +23,6 @@ ROUNDS = 5
 SECONDS = 3
 CONNECTIONS = 16
 JOBS = 800
-LONGEST_SECONDS = 60
 PATH = "/api/accounts/me"
 MOST = 1.15  # of what it costs with one replica
 
@@ -93,22 +89,16 @@ def worker_replicas(directory: Path, postgresql: Postgresql, redis: RedisServer)
 
 
 def _work(database: Database, workers: Sequence[Worker]) -> Cost:
-    _run_jobs(database, JOBS // 4)
+    took: list[float] = []
+
+    def work(number: int) -> None:
+        took.append(run_jobs(database.url, TRIVIAL_TASK, [TRIVIAL_ARGUMENTS] * number))
+
+    work(JOBS // 4)
     processes = [worker.process for worker in workers]
-    before, began = seconds(processes), time.perf_counter()
-    highest = most(database.connections, lambda: _run_jobs(database, JOBS))
-    rate = JOBS / (time.perf_counter() - began)
-    return Cost(rate, (seconds(processes) - before) / JOBS * 1e6, highest)
-
-
-def _run_jobs(database: Database, number: int) -> None:
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute(ENQUEUE, ("test.record", ['{"name": "x"}'] * number))
-        began = time.perf_counter()
-        while connection.execute("SELECT 1 FROM procrastinate_jobs LIMIT 1").fetchone():
-            if time.perf_counter() - began > LONGEST_SECONDS:
-                raise TimeoutError(f"not done within {LONGEST_SECONDS} s")
-            time.sleep(0.01)
+    before = seconds(processes)
+    highest = most(database.connections, lambda: work(JOBS))
+    return Cost(JOBS / took[-1], (seconds(processes) - before) / JOBS * 1e6, highest)
 
 
 def pooler(directory: Path, postgresql: Postgresql, redis: RedisServer) -> list[Row]:
