@@ -7,7 +7,15 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from servers import OneProcess, Postgresql, end_with_parent, find_program, unprivileged, wait_until
+from servers import (
+    OneProcess,
+    Postgresql,
+    end_with_parent,
+    find_program,
+    speaks_postgresql,
+    unprivileged,
+    wait_until,
+)
 
 SESSIONS = 3
 
@@ -59,10 +67,7 @@ server_login_retry = 1
         assert self.process is not None
         if self.process.poll() is not None:
             raise RuntimeError((self.directory / "log").read_text()[-2000:])
-        program = find_program("pg_isready", "/usr/bin/pg_isready")
-        assert program
-        command = [program, "-h", self.host, "-p", str(self.port), "-t", "1"]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return speaks_postgresql(self.host, self.port)
 
     def url(self, database_url: str) -> str:
         """The same database, through this."""

@@ -120,6 +120,14 @@ def postgresql_program(name: str) -> str | None:
     return find_program(name, *sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True))
 
 
+def speaks_postgresql(host: str, port: int, prefix: tuple[str, ...] = ()) -> bool:
+    """Whether a server or a pooler lets clients in."""
+    program = postgresql_program("pg_isready")
+    assert program
+    command = [*prefix, program, "-h", host, "-p", str(port), "-t", "1"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 def require(found: object, name: str) -> None:
     """Skip, by name, what this machine cannot run. In CI nothing may be skipped."""
     if not found:
@@ -198,10 +206,7 @@ class Postgresql:
         assert self.process is not None
         if self.process.poll() is not None:
             raise RuntimeError((self.directory / "log").read_text()[-2000:])
-        program = postgresql_program("pg_isready")
-        assert program
-        command = [*self.prefix[:4], program, "-h", self.host, "-p", str(self.port), "-t", "1"]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return speaks_postgresql(self.host, self.port, self.prefix[:4])
 
     def stop(self) -> None:
         """Fast shutdown, also of a frozen server."""
