@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors, metrics, system
 from service.checks import InThread
-from service.health import NO_STORE, Health, answer
+from service.health import NO_STORE, PROBLEM, Health, answer
 from service.history import History
 from service.settings import Settings
 
@@ -32,7 +32,6 @@ REPLICA = socket.gethostname()  # a container's own, and a pod's
 SAMPLE_SECONDS = 1.0
 FIRST_SAMPLE_SECONDS = 1.0  # a request that comes before the first sample waits so long for it
 NOT_SAMPLED = {field.name: None for field in fields(system.Snapshot)}
-PROBLEM = (b"content-type", errors.PROBLEM_JSON.encode())
 CHALLENGE = (PROBLEM, (b"www-authenticate", b"Bearer"), NO_STORE)
 REFUSED = (PROBLEM, NO_STORE)
 NO_MOMENT = errors.problem_body(422, detail="since: expected seconds since 1970")
