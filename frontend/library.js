@@ -13,7 +13,7 @@ import { Uploads } from "./library/uploads.js";
 const pageItems = 50;
 const undoMilliseconds = 6000;
 const galleryMilliseconds = 30_000;
-const views = ["mine", "gallery", "keys", "login", "join", "forgot"];
+const views = { mine, gallery, keys, login, join: joinForm, forgot: forgotForm };
 
 const place = document.getElementById("library");
 const session = new Session();
@@ -27,7 +27,7 @@ const state = {
   next: null, // the cursor of the page behind them
   loaded: false,
   problem: "",
-  gallery: { items: [], next: null, loaded: false, problem: "", pages: 0 },
+  gallery: { items: [], next: null, loaded: false, problem: "", readOn: false },
   keys: null,
   newKey: null,
   opened: null, // the id of the item whose details are shown
@@ -73,7 +73,7 @@ async function list({ more = false } = {}) {
 let looking = false;
 let lookAgain = false;
 
-// The first page anew: one look at a time, however often there is reason for one.
+// What is shown anew: one look at a time, however often there is reason for one.
 async function look() {
   if (looking) {
     lookAgain = true;
@@ -129,7 +129,7 @@ async function listGallery({ more = false } = {}) {
     // Not from this browser's own cache, where what was just published is not.
     const { data } = await request("GET", `/api/public/media${cursor}`, { cache: "no-cache" });
     gallery.items = more ? [...gallery.items, ...data.items] : data.items;
-    Object.assign(gallery, { next: data.next_cursor, loaded: true, problem: "", pages: more ? 2 : 1 });
+    Object.assign(gallery, { next: data.next_cursor, loaded: true, problem: "", readOn: more });
   } catch (error) {
     gallery.problem = error.message;
   }
@@ -536,18 +536,13 @@ function tabs() {
     </nav>`;
 }
 
-function view() {
-  const shown = { mine, gallery, keys, login, join: joinForm, forgot: forgotForm };
-  return shown[state.view]();
-}
-
 function draw() {
   if (!state.view) return;
   const item = state.items.get(state.opened);
   render(
     html`
       ${tabs()}
-      ${view()}
+      ${views[state.view]()}
       <dialog aria-label="Details" @close=${() => { state.opened = null; draw(); }}>
         ${item ? details(item) : nothing}
       </dialog>
@@ -568,7 +563,7 @@ function draw() {
 
 function go() {
   const wanted = location.hash.slice(1);
-  let to = views.includes(wanted) ? wanted : session.token ? "mine" : "gallery";
+  let to = Object.hasOwn(views, wanted) ? wanted : session.token ? "mine" : "gallery";
   if (!session.token && (to === "mine" || to === "keys")) to = "login";
   if (session.token && (to === "login" || to === "join")) to = "mine";
   if (to !== state.view) {
@@ -610,7 +605,7 @@ addEventListener("beforeunload", (event) => {
 });
 setInterval(() => {
   const seen = state.view === "gallery" && document.visibilityState === "visible";
-  if (seen && state.gallery.pages !== 2) listGallery(); // who reads on is left in peace
+  if (seen && !state.gallery.readOn) listGallery(); // who reads on is left in peace
 }, galleryMilliseconds);
 
 entered();

@@ -12,6 +12,7 @@ import { Samples } from "./operations/series.js";
 const lookMilliseconds = 2000;
 const jobsEvery = 3; // looks
 const oldSeconds = 15; // a report that is older may no longer be true
+const silentSeconds = 60; // a replica that nobody heard of for so long answers no more
 const listed = 100;
 
 const place = document.getElementById("operations");
@@ -151,18 +152,18 @@ async function look(token) {
 }
 
 async function lookBack(token) {
-  const { data } = await request("GET", `/api/operations/history?since=${since()}`, { token });
+  // Whoever answers: nobody knows beforehand. One that is new is asked for all of it the next time.
+  const newest = [...replicas.values()].map((samples) => samples.newest);
+  const since = newest.length ? Math.min(...newest) : 0;
+  const { data } = await request("GET", `/api/operations/history?since=${since}`, { token });
   const samples = replicas.get(data.replica) || new Samples();
-  if (replicas.has(data.replica) || !since()) samples.add(data.columns, data.now);
+  if (replicas.has(data.replica) || !since) samples.add(data.columns, data.now);
   replicas.set(data.replica, samples);
+  for (const [name, { newest: at }] of replicas) {
+    if (name !== data.replica && at && at < data.now - silentSeconds) replicas.delete(name);
+  }
   state.replica = data.replica;
   state.now = data.now;
-}
-
-// Of the replica that is seldom heard of most is asked again, and left out where it is known.
-function since() {
-  const newest = [...replicas.values()].map((samples) => samples.newest);
-  return newest.length === 1 ? newest[0] : 0;
 }
 
 async function lookAtJobs(token) {

@@ -17,14 +17,17 @@ export class Samples {
     return this.length ? this.columns.at[this.length - 1] : 0;
   }
 
-  add(newer, now) {
-    const count = newer.at ? newer.at.length : 0;
+  // What is here already may come again.
+  add(given, now) {
+    const at = given.at || [];
+    const first = at.findIndex((moment) => moment > this.newest);
+    const known = first < 0 ? at.length : first;
     const before = this.length;
-    for (const name of Object.keys(newer)) {
+    for (const name of Object.keys(given)) {
       this.columns[name] ??= Array(before).fill(null);
     }
     for (const [name, column] of Object.entries(this.columns)) {
-      column.push(...(newer[name] || Array(count).fill(null)));
+      column.push(...(given[name] || Array(at.length).fill(null)).slice(known));
     }
     const old = this.columns.at.findIndex((at) => at > now - windowSeconds - 10);
     const cut = old < 0 ? this.length : old;
