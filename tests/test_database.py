@@ -434,6 +434,26 @@ async def test_what_is_cancelled_leaves_no_thread_behind(tmp_path: Path, turns: 
     assert not [name for name in names if "_connection_worker_thread" in name]
 
 
+async def test_a_connection_that_comes_back_at_the_end_is_closed(tmp_path: Path) -> None:
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/service.sqlite3")
+    used: list[Any] = []
+    async with open_database(settings) as database:
+
+        async def read() -> None:
+            async with database.reading() as connection:
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert raw is not None
+                raw._tx.put_nowait((None, lambda: time.sleep(0.2)))  # it comes back after that
+                used.append(raw)
+
+        reading = asyncio.create_task(read())
+        await until(lambda: bool(used))
+        reading.cancel()
+        await asyncio.wait({reading})
+    assert reading.cancelled()
+    assert not used[0]._thread.is_alive()
+
+
 async def test_a_locked_sqlite_file_is_unavailable_in_time(embedded_settings: Settings) -> None:
     settings = impatient(embedded_settings)
     async with open_database(settings) as database, database.transaction() as session:

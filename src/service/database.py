@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 
 POOL_LOOKS = 5
 POOL_LOOK_SECONDS = 0.01
-JOIN_SECONDS = 2.0
+CLOSE_SECONDS = 2.0
+CLOSE_LOOK_SECONDS = 0.005
 
 # https://alembic.sqlalchemy.org/en/latest/naming.html
 NAMES = {
@@ -204,8 +205,17 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     try:
         yield database
     finally:
+        end = time.monotonic() + CLOSE_SECONDS
+        await _all_returned(database, end)
         await engine.dispose()
-        await asyncio.to_thread(_join, threads)
+        await asyncio.to_thread(_join, threads, end)
+
+
+async def _all_returned(database: Database, end: float) -> None:
+    """A connection comes back on its own where its user is cancelled meanwhile. One that came back
+    after the pool is disposed of would never be closed."""
+    while database.pool_in_use and time.monotonic() < end:
+        await asyncio.sleep(CLOSE_LOOK_SECONDS)
 
 
 def _sqlite_threads(engine: AsyncEngine) -> WeakSet[Thread]:
@@ -225,9 +235,8 @@ def _sqlite_threads(engine: AsyncEngine) -> WeakSet[Thread]:
     return threads
 
 
-def _join(threads: Iterable[Thread]) -> None:
+def _join(threads: Iterable[Thread], end: float) -> None:
     """A statement that was cancelled ends later, in the thread of its connection, which then tells
     the loop so: the loop has to outlive it."""
-    end = time.monotonic() + JOIN_SECONDS
     for thread in tuple(threads):
         thread.join(max(0, end - time.monotonic()))
