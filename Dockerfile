@@ -3,8 +3,8 @@
 # checkov:skip=CKV_DOCKER_7: the ARG has the version
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
-# --- everything that is installed, and all that installs it ---------------------------------------
-FROM ${PYTHON_IMAGE} AS build
+# --- all packages, and what installs them ---------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # strip, for libraries that wheels ship with their debug symbols: 43 MB of them.
 # hadolint ignore=DL3008
@@ -27,7 +27,9 @@ RUN python -m venv --without-pip /opt/venv \
  && find /opt/venv \( -path '*/PIL/_avif.*.so' -o -path '*/pillow.libs/libavif-*' \) -delete \
  && find /opt/venv \( -name '*.pyx' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -type f -delete \
  && find /opt/venv -name '*.so*' -type f -exec strip --strip-unneeded {} +
-# Only the code from here on: a change of it leaves the layer above as it is.
+
+# --- the code: a change of it leaves the packages as they are -------------------------------------
+FROM packages AS build
 COPY pyproject.toml README.md ./
 COPY src src
 RUN PYTHONPATH=/opt/backend pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation \
@@ -41,9 +43,12 @@ COPY gunicorn_async_config.py ./
 RUN chmod -R u=rwX,go=rX /srv/service
 
 # --- what reloads, and catches mail: the whole development lock on top ----------------------------
-FROM build AS development
+FROM packages AS development
 COPY requirements-dev.txt ./
-RUN pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r requirements-dev.txt \
+RUN pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r requirements-dev.txt
+COPY --from=build /srv/service ./
+RUN PYTHONPATH=/opt/backend pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation \
+    --editable . \
  && install -d -o 10001 -g 10001 /srv/media /srv/service/var
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 UPLOAD_FOLDER=/srv/media
 USER 10001:10001
@@ -66,7 +71,7 @@ ENV ENVIRONMENT=production \
     UPLOAD_FOLDER=/srv/media
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=4s --start-period=30s CMD ["service", "health", "ready"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=30s CMD ["service", "health", "ready"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="service" \

@@ -597,6 +597,14 @@ changes.addEventListener("state", draw);
 changes.addEventListener("ended", () => logOut("Your login has ended. Log in again."));
 session.addEventListener("change", entered);
 addEventListener("hashchange", go);
+// Sooner than that event, or what is typed before it comes is typed into the view that is left.
+addEventListener("click", (event) => {
+  const { hash } = event.target.closest?.("a[href^='#']") || {};
+  if (!hash || !Object.hasOwn(views, hash.slice(1)) || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  location.hash = hash;
+  go();
+});
 addEventListener("pagehide", () => {
   for (const id of state.leaving.keys()) finishRemoval(id, { keepalive: true });
 });

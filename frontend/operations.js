@@ -20,15 +20,16 @@ const state = {
   token: "",
   asking: false,
   refusal: "",
-  report: null,
-  reportedAt: 0, // by performance.now(): clocks may be off
+  shown: "", // a replica's name
   problem: "",
   jobs: null,
   jobsProblem: "",
   busy: new Set(),
   said: "",
 };
-const replicas = new Map(); // each with samples of its own: a load balancer takes turns
+// By name, as a load balancer takes turns: what each reported and when, by performance.now() as clocks
+// may be off, and its samples.
+const replicas = new Map();
 const plots = [];
 
 const figures = [
@@ -147,23 +148,25 @@ async function look(token) {
     if (error.status === 503 && error.data?.checks) return error;
     throw error;
   });
-  state.report = data;
-  state.reportedAt = performance.now();
+  const seen = replicas.get(data.replica) || { samples: new Samples() };
+  replicas.set(data.replica, Object.assign(seen, { report: data, reportedAt: performance.now() }));
+  for (const [name, replica] of replicas) {
+    if (age(replica) > silentSeconds) replicas.delete(name);
+  }
+  if (!replicas.has(state.shown)) state.shown = data.replica;
 }
 
 async function lookBack(token) {
-  // Whoever answers: nobody knows beforehand. One that is new is asked for all of it the next time.
-  const newest = [...replicas.values()].map((samples) => samples.newest);
-  const since = newest.length ? Math.min(...newest) : 0;
+  // Whoever answers: nobody knows beforehand. So all is asked for until every replica has some.
+  const since = Math.min(...[...replicas.values()].map(({ samples }) => samples.newest));
   const { data } = await request("GET", `/api/operations/history?since=${since}`, { token });
-  const samples = replicas.get(data.replica) || new Samples();
-  if (replicas.has(data.replica) || !since) samples.add(data.columns, data.now);
-  replicas.set(data.replica, samples);
-  for (const [name, { newest: at }] of replicas) {
-    if (name !== data.replica && at && at < data.now - silentSeconds) replicas.delete(name);
-  }
-  state.replica = data.replica;
+  const samples = replicas.get(data.replica)?.samples;
+  if (samples && (samples.length || !since)) samples.add(data.columns, data.now);
   state.now = data.now;
+}
+
+function age(replica) {
+  return (performance.now() - replica.reportedAt) / 1000;
 }
 
 async function lookAtJobs(token) {
@@ -195,7 +198,7 @@ async function watch() {
 }
 
 function close(reason = "") {
-  Object.assign(state, { token: "", report: null, jobs: null, problem: "", refusal: reason });
+  Object.assign(state, { token: "", shown: "", jobs: null, problem: "", refusal: reason });
   replicas.clear();
   draw();
 }
@@ -222,28 +225,32 @@ function discard(job) {
 
 // --- showing ----------------------------------------------------------------------------------
 
+// Of the service: what the worst replica says that was heard of lately.
 function verdict() {
-  const { report, problem } = state;
-  const age = (performance.now() - state.reportedAt) / 1000;
-  if (problem) {
-    const since = `The last report is ${duration(age)} old.`;
-    return { kind: "bad", title: "No answer", text: `${problem} ${since}` };
-  }
+  const youngest = Math.min(...[...replicas.values()].map(age));
+  const old = `The last report is ${duration(youngest)} old.`;
+  if (state.problem) return { kind: "bad", title: "No answer", text: `${state.problem} ${old}` };
+  if (youngest > oldSeconds) return { kind: "warn", title: "Unknown", text: old };
+  const heard = [...replicas].filter(([, replica]) => age(replica) <= oldSeconds);
+  const verdicts = heard.map(([name, { report }]) => ({ name, ...verdictOf(report) }));
+  const worst = verdicts.reduce((a, b) => (b.rank > a.rank ? b : a));
+  if (heard.length === 1) return worst;
+  return { ...worst, text: worst.rank ? `${worst.name}: ${worst.text}` : `On ${heard.length} replicas. ${worst.text}` };
+}
+
+function verdictOf(report) {
   const failing = Object.entries(report.checks).filter(([, check]) => check.state === "fail" || check.state === "unknown");
   const names = failing.map(([name]) => words(name)).join(", ");
   if (report.state === "draining") {
-    return { kind: "bad", title: "Draining", text: "This process was told to stop and finishes what it has." };
+    return { rank: 2, kind: "bad", title: "Draining", text: "This process was told to stop and finishes what it has." };
   }
   if (report.status === "unhealthy") {
-    return { kind: "bad", title: "Not ready", text: names ? `Failing: ${names}.` : `It is ${report.state}.` };
+    return { rank: 3, kind: "bad", title: "Not ready", text: names ? `Failing: ${names}.` : `It is ${report.state}.` };
   }
   if (report.status === "degraded") {
-    return { kind: "warn", title: "Degraded", text: `It serves, without: ${names}.` };
+    return { rank: 1, kind: "warn", title: "Degraded", text: `It serves, without: ${names}.` };
   }
-  if (age > oldSeconds) {
-    return { kind: "warn", title: "Unknown", text: `The last report is ${duration(age)} old.` };
-  }
-  return { kind: "good", title: "All is well", text: `Every check passes; up for ${duration(report.uptime)}.` };
+  return { rank: 0, kind: "good", title: "All is well", text: `Every check passes; up for ${duration(report.uptime)}.` };
 }
 
 function words(name) {
@@ -263,10 +270,10 @@ function entrance() {
     </form>`;
 }
 
-function checkCard([name, check], samples) {
-  const since = check.last_change ? duration(state.report.timestamp - check.last_change) : "–";
+function checkCard([name, check], { report, samples }) {
+  const since = check.last_change ? duration(report.timestamp - check.last_change) : "–";
   const kind = check.state === "pass" ? "good" : check.state === "fail" && check.required ? "bad" : "warn";
-  const path = samples ? sparkline(samples.column(`latency_${name}`)) : "";
+  const path = sparkline(samples.column(`latency_${name}`));
   return html`
     <li class="card check" data-kind=${kind}>
       <h3>${words(name)} ${check.required ? html`<small>required</small>` : nothing}</h3>
@@ -343,9 +350,23 @@ function machine(report) {
   )}</dl>`;
 }
 
+function choice() {
+  const choose = (event) => {
+    state.shown = event.target.value;
+    draw();
+  };
+  return html`
+    <p class="choice">
+      <label for="replica">Replica</label>
+      <select id="replica" @change=${choose}>${repeat([...replicas.keys()].sort(), (name) => name, (name) => html`
+        <option value=${name} ?selected=${name === state.shown}>${name}</option>`)}</select>
+      Checks, plots and workers are those of one; ${replicas.size} answer in turn.
+    </p>`;
+}
+
 function overview() {
-  const { report } = state;
-  const samples = replicas.get(state.replica);
+  const shown = replicas.get(state.shown);
+  const { report } = shown;
   const { kind, title, text } = verdict();
   document.title = `${title} - Operations`;
   return html`
@@ -353,15 +374,13 @@ function overview() {
       <h2>${title}</h2>
       <p>${text}</p>
     </section>
+    ${replicas.size > 1 ? choice() : nothing}
     <section aria-labelledby="checks">
       <h2 id="checks">Checks</h2>
-      <ul class="cards">${Object.entries(report.checks).map((entry) => checkCard(entry, samples))}</ul>
+      <ul class="cards">${Object.entries(report.checks).map((entry) => checkCard(entry, shown))}</ul>
     </section>
     <section aria-labelledby="load">
       <h2 id="load">The last quarter of an hour</h2>
-      ${replicas.size > 1
-        ? html`<p>${replicas.size} replicas answer in turn; the plots are those of ${state.replica}.</p>`
-        : nothing}
       <div class="figures">${figures.map((figure) => html`
         <figure class="card">
           <figcaption>${figure.title}</figcaption>
@@ -383,17 +402,17 @@ function overview() {
 }
 
 function draw() {
-  const shown = Boolean(state.token && state.report);
-  if (!shown) plots.splice(0).forEach((plot) => plot.close());
-  render(shown ? overview() : entrance(), place);
-  if (!shown) return;
+  const open = Boolean(state.token && replicas.size);
+  if (!open) plots.splice(0).forEach((plot) => plot.close());
+  render(open ? overview() : entrance(), place);
+  if (!open) return;
   if (!plots.length) {
     place.querySelectorAll("figure").forEach((element, i) => {
       plots.push(new Plot(element, figures[i].lines, { least: figures[i].least }));
     });
   }
-  const samples = replicas.get(state.replica);
-  if (samples) {
+  const { samples } = replicas.get(state.shown);
+  if (samples.length) {
     plots.forEach((plot, i) => plot.show(state.now, samples.column("at"), figures[i].columns(samples)));
   }
 }

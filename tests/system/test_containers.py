@@ -22,6 +22,7 @@ from traffic import Traffic
 
 PHOTO = saved(halves((1200, 800)), "JPEG", quality=95)  # media
 MAIL_PASSWORD = "the-mail-passw0rd"
+MARKER = "sesame-in-a-dotenv"
 SERVICES = ("web", "worker", "nginx", "postgres", "redis")
 OWN_LAYERS_MB = 120
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
@@ -52,6 +53,8 @@ def production() -> Iterator[Stack]:
         )
         try:
             stack.make("deploy")
+            mail = ("--target", "development", "--tag", f"{stack.project}-mail")
+            docker("build", "--quiet", *mail, ".", cwd=directory)
             start_mail(stack)
             yield stack
         finally:
@@ -62,7 +65,6 @@ def production() -> Iterator[Stack]:
 
 def start_mail(stack: Stack) -> None:
     image = f"{stack.project}-mail"
-    docker("build", "--quiet", "--target", "development", "--tag", image, ".", cwd=stack.directory)
     docker(
         *("run", "--detach", "--name", image, "--network", f"{stack.project}_front"),
         *("--network-alias", "mail", "--volume", f"{ROOT}/deploy/development/mail.py:/mail.py:ro"),
@@ -236,39 +238,28 @@ def test_the_image_has_what_runs_and_nothing_that_builds(production: Stack) -> N
     assert not re.search(r"\bpip\b|pytest|/tests|gcc|\bld\b|strip|\.env", found), found
 
 
-def test_a_checkout_that_only_its_owner_reads_makes_an_image_that_runs(production: Stack) -> None:
-    """COPY keeps modes, and the container's user is somebody else."""
-    files = [p for p in production.directory.rglob("*.py") if p.is_file()]
-    modes = {path: path.stat().st_mode & 0o777 for path in files}
-    image = f"{production.project}-umask"
-    try:
-        for path in files:
+@pytest.fixture(scope="module")
+def careless(production: Stack) -> Iterator[str]:
+    """The image of a checkout that only its owner reads, with settings in files of theirs."""
+    image = f"{production.project}-careless"
+    with stack_directory() as directory:
+        for path in directory.rglob("*.py"):
             path.chmod(0o600)
-        docker("build", "--quiet", "--tag", image, ".", cwd=production.directory)
-        assert docker("run", "--rm", image, check=False).returncode == 78
-    finally:
-        docker("rmi", "--force", image, check=False)
-        for path, mode in modes.items():
-            path.chmod(mode)
+        for place in (".env", "src/.env", "src/service/.env.production", "migrations/.env"):
+            (directory / place).write_text(f"SECRET_KEY={MARKER}\n")
+        docker("build", "--quiet", "--tag", image, ".", cwd=directory)
+    yield image
+    docker("rmi", "--force", image)
 
 
-def test_a_dotenv_is_not_taken_into_an_image(production: Stack) -> None:
-    marker = "sesame-in-a-dotenv"
-    places = (".env", "src/.env", "src/service/.env.production", "migrations/.env")
-    kept = (production.directory / ".env").read_text()
-    try:
-        for place in places:
-            with (production.directory / place).open("a") as file:
-                file.write(f"\nSECRET_KEY={marker}\n")
-        image = f"{production.project}-dotenv"
-        docker("build", "--quiet", "--tag", image, ".", cwd=production.directory)
-        grep = docker("run", "--rm", image, "grep", "-rl", marker, "/srv", "/opt", check=False)
-        docker("rmi", "--force", image)
-        assert (grep.returncode, grep.stdout) == (1, "")
-    finally:
-        (production.directory / ".env").write_text(kept)
-        for place in places[1:]:
-            (production.directory / place).unlink()
+def test_a_checkout_that_only_its_owner_reads_makes_an_image_that_runs(careless: str) -> None:
+    """COPY keeps modes, and the container's user is somebody else."""
+    assert docker("run", "--rm", careless, check=False).returncode == 78
+
+
+def test_a_dotenv_is_not_taken_into_an_image(careless: str) -> None:
+    grep = docker("run", "--rm", careless, "grep", "-rl", MARKER, "/srv", "/opt", check=False)
+    assert (grep.returncode, grep.stdout) == (1, "")
 
 
 def test_the_image_alone_refuses_to_run_without_its_configuration(production: Stack) -> None:

@@ -1,17 +1,20 @@
 """The page for operators, in a browser: what it shows when all is well, and when it is not."""
 
 import contextlib
+import itertools
+import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from browser import SCHEMES, WIDTHS, Tab, assert_accessible, screenshot
 from deployments import migrate
-from servers import Postgresql, RedisServer, Web
+from servers import Postgresql, RedisServer, Web, require
 
 pytestmark = pytest.mark.alone
 
@@ -31,9 +34,9 @@ FAILED_JOBS = (
 
 
 @pytest.fixture
-def web(
-    make_web: MakeWeb, own_postgresql: Postgresql, own_redis: RedisServer, tmp_path: Path
-) -> Web:
+def environment(
+    own_postgresql: Postgresql, own_redis: RedisServer, tmp_path: Path
+) -> dict[str, str]:
     environment = {
         "DATABASE_URL": own_postgresql.new_database(),
         "REDIS_URL": own_redis.url,
@@ -42,6 +45,11 @@ def web(
         "SHUTDOWN_GRACE_SECONDS": "20",
     }
     migrate(environment, tmp_path)
+    return environment
+
+
+@pytest.fixture
+def web(make_web: MakeWeb, environment: dict[str, str]) -> Web:
     return make_web(environment, wait="/health/ready")
 
 
@@ -139,6 +147,54 @@ def test_it_tells_of_a_drain_and_of_a_service_that_is_gone(web: Web, tab: Tab) -
     web.stop()
     web.start(wait="/health/ready")
     expect_verdict(page, "All is well", 40)
+
+
+def take_turns(page: Page, webs: list[Web]) -> None:
+    """As a load balancer in front of two replicas does, with what the page asks for."""
+    turns = itertools.cycle([*webs, *reversed(webs)])
+
+    def send(route: Route) -> None:
+        route.continue_(url=re.sub(r"http://[^/]+", next(turns).url, route.request.url))
+
+    page.route("**/api/operations/h*", send)
+
+
+def test_replicas_that_answer_in_turn_are_told_apart(
+    web: Web, make_web: MakeWeb, environment: dict[str, str], tab: Tab
+) -> None:
+    require(os.geteuid() == 0, "Being root, for a second host name,")
+    name = ("unshare", "--uts", "sh", "-c", 'hostname the-second; exec "$@"', "sh")
+    full = {"UPLOAD_FOLDER": "/proc/nowhere", "SHUTDOWN_DRAIN_SECONDS": "0.5"}
+    second = make_web(environment | full, prefix=name)
+    page, first = tab.page, socket.gethostname()
+    page.on("request", lambda request: asked.append(request.url))
+    asked: list[str] = []
+    take_turns(page, [web, second])
+    enter(page, web)
+    # One that is not well is seen, whichever answers and whichever is shown.
+    expect_verdict(page, "Degraded")
+    expect(page.locator(".verdict")).to_contain_text("the-second: It serves, without: disk space")
+    shown = page.get_by_label("Replica")
+    expect(shown).to_have_value(first)
+    workers = page.get_by_role("region", name="Table of workers").get_by_role("row")
+    for replica, pids in ((first, web.workers()), ("the-second", second.workers())):
+        shown.select_option(replica)
+        expect(workers).to_have_count(3)
+        for _ in range(2):  # looks
+            texts = [row.split()[0] for row in workers.all_inner_texts()[1:]]
+            assert sorted(texts) == sorted(map(str, pids))
+            page.wait_for_timeout(2500)
+    check = page.locator(".check", has_text="disk space")
+    expect(check.locator(".state")).to_have_text("fail")
+    # Each has samples of its own, none of which is fetched again once all have some.
+    histories = [url for url in asked if "/history" in url]
+    assert [url for url in histories[4:] if url.endswith("since=0")] == []
+    assert_accessible(page)
+    screenshot(page, "operations-replicas")
+    second.stop()
+    page.unroute("**/api/operations/h*")
+    expect_verdict(page, "All is well")
+    assert tab.complaints == []
 
 
 def test_a_job_that_failed_is_run_again_or_discarded(
