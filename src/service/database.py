@@ -214,7 +214,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 async def _all_returned(database: Database, end: float) -> None:
     """A connection comes back on its own where its user is cancelled meanwhile. One that came back
     after the pool is disposed of would never be closed."""
-    while database.pool_in_use and time.monotonic() < end:
+    while database.pool_in_use and time.monotonic() < end:  # noqa: ASYNC110  (the pool tells nobody)
         await asyncio.sleep(CLOSE_LOOK_SECONDS)
 
 
