@@ -69,6 +69,14 @@ def assert_accessible(page: Page) -> None:
     assert wide <= 0, f"{wide} pixels wider than the window"
 
 
+def assert_painted_at_once(page: Page) -> None:
+    """The first thing to see came within a second of the request."""
+    milliseconds = page.evaluate(
+        "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    )
+    assert milliseconds < 1000
+
+
 def screenshot(page: Page, name: str) -> None:
     if SCREENSHOTS:
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)

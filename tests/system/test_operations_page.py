@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from browser import SCHEMES, WIDTHS, Tab, assert_accessible, screenshot
+from browser import SCHEMES, WIDTHS, Tab, assert_accessible, assert_painted_at_once, screenshot
 from deployments import migrate
 from servers import Postgresql, RedisServer, Web, require
 
@@ -77,6 +77,7 @@ def expect_verdict(page: Page, text: str, seconds: float = 20) -> None:
 def test_it_opens_with_the_token_alone(web: Web, tab: Tab) -> None:
     """And asks for it again after a reload, as it keeps it nowhere."""
     enter(tab.page, web, "guessed-guessed-gu")
+    assert_painted_at_once(tab.page)
     expect(tab.page.get_by_role("alert")).to_have_text("That is not the token.")
     enter(tab.page, web)
     expect_verdict(tab.page, "All is well")
