@@ -568,10 +568,25 @@ async def test_many_outages_leave_no_task_behind() -> None:
         assert database.most_running == 1
 
 
+async def test_a_check_that_takes_time_holds_up_no_probe() -> None:
+    pool = Dependency()
+    checks = a_check(Dependency().check), a_check(pool.check, "pool", takes_time=True)
+    health = a_health(*checks, interval_seconds=0.01)
+    async with health.running():
+        await until(lambda: health.watches["pool"].result.ok)
+        pool.seconds = 0.09
+        calls = pool.calls
+        while pool.calls < calls + 3:
+            began = time.monotonic()
+            assert (await health.overall())[0] == "healthy"
+            assert time.monotonic() - began < 0.05
+            await asyncio.sleep(0.001)
+
+
 # On demand
 
 
-async def test_an_expensive_check_runs_only_while_somebody_looks_at_health() -> None:
+async def test_an_expensive_check_runs_often_only_while_somebody_looks_at_health() -> None:
     """Probes of an orchestrator are no reason to talk to the mail server all day."""
     mail = Dependency()
     health = a_health(a_check(Dependency().check), a_check(mail.check, "mail", on_demand=True))
@@ -582,6 +597,22 @@ async def test_an_expensive_check_runs_only_while_somebody_looks_at_health() -> 
         assert mail.calls == 0
         status, _ = await health.overall()
         assert (status, mail.calls) == ("healthy", 1)
+
+
+async def test_an_expensive_check_runs_now_and_then_though_nobody_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a metric says of it, and an alert, is not of hours ago."""
+    monkeypatch.setattr("service.health.ON_DEMAND_SECONDS", 0.3)
+    mail = Dependency()
+    health = a_health(a_check(mail.check, "mail", on_demand=True), interval_seconds=0.01)
+    async with health.running():
+        await asyncio.sleep(0.2)
+        assert mail.calls == 0
+        await until(lambda: mail.calls == 1)
+        mail.error = ConnectionRefusedError()
+        await until(lambda: not health.watches["mail"].result.ok)
+        assert mail.calls <= 3
 
 
 async def test_an_expensive_check_runs_more_rarely_and_its_result_is_still_believed() -> None:

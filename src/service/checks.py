@@ -27,8 +27,9 @@ class Check:
 
     `run` raises when it fails. `abort` makes a run that missed its deadline let go of what it holds
     (a driver whose cancellation asks the server first would hold it until the server is back).
-    An `on_demand` check costs its target something (a mail server): it runs only while somebody
-    looks at `/health`. A check that is `named_when_failing` is absent from `/health` until then.
+    An `on_demand` check costs its target something (a mail server): it runs once a minute where
+    nobody looks at `/health`. One that `takes_time` looks for longer than a probe may, which has its
+    last result instead. A check that is `named_when_failing` is absent from `/health` until then.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Check:
     abort: Callable[[], None] | None = None
     slow_seconds: float | None = None
     on_demand: bool = False
+    takes_time: bool = False
     named_when_failing: bool = False
 
 

@@ -17,7 +17,9 @@ from service import errors
 from service.checks import Check, Watch
 from service.lifecycle import Lifecycle
 
-ON_DEMAND_SECONDS = 60  # an on-demand check is kept fresh this long after somebody asked
+# An on-demand check is kept fresh this long after somebody asked, and else runs this often: metrics
+# and their alerts are to know as well.
+ON_DEMAND_SECONDS = 60
 ON_DEMAND_SHARE = 0.8  # of the time after which a result is stale: as rarely as can be
 FIRST_RESULTS_SECONDS = 0.1  # dependencies that are there answer within it: ready at once
 LET_GO_SECONDS = 0.25  # for a run that was given up, at the end
@@ -76,8 +78,12 @@ class Health:
 
     async def _keep_fresh(self, watch: Watch) -> None:
         always = not watch.check.on_demand or watch in self._needed
+        looked_at = time.monotonic()
         while True:
-            if always or time.monotonic() - self._asked_at < ON_DEMAND_SECONDS:
+            now = time.monotonic()
+            asked = now - self._asked_at < ON_DEMAND_SECONDS
+            if always or asked or now - looked_at >= ON_DEMAND_SECONDS:
+                looked_at = now
                 if flight := watch.begin():
                     await asyncio.wait({flight})
                 await asyncio.sleep(max(0.0, watch.due_in(time.monotonic())))
@@ -87,7 +93,7 @@ class Health:
     def _worth_waiting_for(self, watch: Watch) -> bool:
         if watch.age(time.monotonic()) > self.stale_seconds:
             return True
-        return watch.result.ok and not watch.check.on_demand
+        return watch.result.ok and not (watch.check.on_demand or watch.check.takes_time)
 
     async def _refresh(self, watches: Iterable[Watch]) -> None:
         """Results no older than the interval, but for checks that are known to fail."""

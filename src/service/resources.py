@@ -96,6 +96,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
                 "database_pool",
                 database.check_pool,
                 timeout_seconds=POOL_CHECK_SECONDS,
+                takes_time=True,
                 named_when_failing=True,
             )
         )

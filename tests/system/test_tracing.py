@@ -109,6 +109,20 @@ def test_every_request_of_four_workers_has_a_span_of_its_own(site: Site) -> None
     ]
 
 
+def test_probes_have_no_span(site: Site) -> None:
+    trace_id = secrets.token_hex(16)
+    headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    for path in ("/health", "/health/live", "/health/ready", "/health/startup", "/metrics"):
+        for _ in range(4):
+            assert site.web.get(path, headers=headers).status_code == 200
+    # What each worker was asked later is there.
+    later = [secrets.token_hex(16) for _ in range(40)]
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda other: site.post("/logout", other), later))
+    wait_until(lambda: all(map(site.collector.trace, later)))
+    assert site.collector.trace(trace_id) == []
+
+
 def test_the_token_of_a_mailed_link_is_in_no_span(site: Site) -> None:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
