@@ -3,8 +3,9 @@
 import { html, nothing, render } from "lit-html";
 import { repeat } from "lit-html/directives/repeat.js";
 import { live as fresh } from "lit-html/directives/live.js";
+import { pause } from "./common/backoff.js";
 import { bytes, number } from "./common/format.js";
-import { request, serverTime } from "./common/request.js";
+import { Problem, request, serverTime } from "./common/request.js";
 import { Live } from "./library/live.js";
 import { Pictures, download } from "./library/pictures.js";
 import { Session } from "./library/session.js";
@@ -12,6 +13,7 @@ import { Uploads } from "./library/uploads.js";
 
 const pageItems = 50;
 const undoMilliseconds = 6000;
+const againMilliseconds = 500;
 const galleryMilliseconds = 30_000;
 const views = { mine, gallery, keys, login, join: joinForm, forgot: forgotForm };
 
@@ -25,46 +27,62 @@ const state = {
   view: "",
   items: new Map(), // own, newest first
   next: null, // the cursor of the page behind them
+  wanted: 0, // how many of them at least
   loaded: false,
   problem: "",
   gallery: { items: [], next: null, loaded: false, problem: "", readOn: false },
   keys: null,
   newKey: null,
   opened: null, // the id of the item whose details are shown
-  leaving: new Map(), // items on their way out, each with its timer: there is time to undo it
+  leaving: new Map(), // items on their way out: there is time to undo it, until it is `sent`
   form: { busy: false, mistake: "", done: "" },
   said: "",
+  failed: "",
   dragging: false,
 };
 
 // --- asking -----------------------------------------------------------------------------------
 
+// Raises a Problem; one that is `late` where somebody else has logged in meanwhile, or nobody.
 async function ask(method, path, options = {}) {
+  const { token } = session;
+  let answer;
   try {
-    return await request(method, path, { token: session.token, ...options });
+    answer = await request(method, path, { token, ...options });
   } catch (error) {
-    if (error.status === 401 && session.token) logOut("Your login has ended. Log in again.");
+    if (token !== session.token) throw late();
+    if (error.status === 401 && token) logOut("Your login has ended. Log in again.");
     throw error;
   }
+  if (token !== session.token) throw late();
+  return answer;
 }
 
-// The pages there were, or one more.
-async function list({ more = false } = {}) {
-  const { token } = session;
-  const kept = more ? [...state.items.values()] : [];
-  const wanted = more ? kept.length + 1 : Math.max(1, state.items.size);
-  let next = more ? state.next : null;
+function late() {
+  return Object.assign(new Problem(0, "Somebody else has logged in."), { late: true });
+}
+
+// What was not done, for all to see.
+function tellFailure(what, error) {
+  if (!error.late) state.failed = `${what}: ${error.message}`;
+}
+
+// As many pages as are shown, or wanted.
+async function list() {
+  const kept = [];
+  const wanted = Math.max(1, state.items.size, state.wanted);
+  let next = null;
   try {
     do {
       const cursor = next ? `&cursor=${encodeURIComponent(next)}` : "";
       const { data } = await ask("GET", `/api/media?limit=${pageItems}${cursor}`);
-      if (token !== session.token) return; // somebody else has logged in meanwhile
       kept.push(...data.items);
       next = data.next_cursor;
     } while (next && kept.length < wanted);
     state.items = new Map(kept.map((item) => [item.id, item]));
     Object.assign(state, { next, loaded: true, problem: "" });
   } catch (error) {
+    if (error.late) return;
     state.problem = error.message;
   }
   draw();
@@ -80,15 +98,28 @@ async function look() {
     return;
   }
   looking = true;
-  do {
+  await list();
+  while (lookAgain && session.token) {
     lookAgain = false;
+    await pause(againMilliseconds);
     await list();
-  } while (lookAgain && session.token);
-  looking = false;
+  }
+  looking = lookAgain = false;
+}
+
+function showMore() {
+  state.wanted = state.items.size + 1;
+  look();
+}
+
+// What a list that is under way has read may be from before.
+function overtakes() {
+  lookAgain = looking;
 }
 
 async function changed({ id, status, progress }) {
   if (status === "deleted") {
+    overtakes();
     const item = state.items.get(id);
     if (item) pictures.forget(item);
     state.items.delete(id);
@@ -109,15 +140,26 @@ async function refresh(id) {
   try {
     const { data } = await ask("GET", `/api/media/${id}`);
     if (asked.get(id) !== turn) return;
-    if (state.items.has(id)) state.items.set(id, data);
-    else state.items = new Map([[id, data], ...state.items]); // uploaded elsewhere: it is the newest
+    overtakes();
+    put(data);
   } catch (error) {
     if (error.status === 404) state.items.delete(id);
   }
 }
 
+// In its place; what is older than all that is shown comes with its page.
+function put(item) {
+  const known = state.items.has(item.id);
+  state.items.set(item.id, item);
+  if (known) return;
+  const items = [...state.items.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+  if (state.next && items.at(-1) === item) items.pop();
+  state.items = new Map(items.map((each) => [each.id, each]));
+}
+
 function received(item) {
-  if (!state.items.has(item.id)) state.items = new Map([[item.id, item], ...state.items]);
+  overtakes();
+  if (!state.items.has(item.id)) put(item);
   state.said = `${item.title} was uploaded.`;
   draw();
 }
@@ -139,10 +181,11 @@ async function listGallery({ more = false } = {}) {
 async function change(item, body) {
   try {
     const { data } = await ask("PATCH", `/api/media/${item.id}`, { json: body });
+    overtakes();
     state.items.set(item.id, data);
     state.said = "Saved.";
   } catch (error) {
-    state.said = `Not saved: ${error.message}`;
+    tellFailure("Not saved", error);
   }
   draw(); // and what was not saved is as it was
 }
@@ -150,7 +193,7 @@ async function change(item, body) {
 function remove(item) {
   state.opened = null;
   const timer = setTimeout(() => finishRemoval(item.id), undoMilliseconds);
-  state.leaving.set(item.id, { item, timer });
+  state.leaving.set(item.id, { item, timer, token: session.token, sent: false });
   state.said = `${item.title} is deleted.`;
   draw();
 }
@@ -163,19 +206,29 @@ function undo(id) {
   draw();
 }
 
+// Also after its owner has logged out: it was said to be deleted.
 async function finishRemoval(id, options = {}) {
-  const { item, timer } = state.leaving.get(id);
+  const entry = state.leaving.get(id);
+  if (entry.sent) return;
+  const { item, timer, token } = entry;
+  entry.sent = true;
   clearTimeout(timer);
+  draw();
   try {
-    await ask("DELETE", `/api/media/${id}`, options);
+    await request("DELETE", `/api/media/${id}`, { token, ...options });
     pictures.forget(item);
     state.items.delete(id);
   } catch (error) {
-    if (error.status !== 404) state.said = `${item.title} is not deleted: ${error.message}`;
-    else state.items.delete(id);
+    if (error.status === 404) state.items.delete(id);
+    else tellFailure(`${item.title} is not deleted`, error);
   }
+  overtakes();
   state.leaving.delete(id);
   draw();
+}
+
+function finishRemovals(options) {
+  return Promise.all([...state.leaving.keys()].map((id) => finishRemoval(id, options)));
 }
 
 // --- accounts ---------------------------------------------------------------------------------
@@ -219,7 +272,9 @@ async function forget({ email }) {
 async function leave() {
   const { token } = session;
   uploads.clear();
+  const removals = finishRemovals();
   session.end();
+  await removals; // with the token that now ends
   await request("POST", "/logout", { token }).catch(() => {}); // it is forgotten here in any case
 }
 
@@ -233,7 +288,7 @@ async function listKeys() {
   try {
     state.keys = (await ask("GET", "/api/keys")).data.items;
   } catch (error) {
-    state.form.mistake = error.message;
+    if (!error.late) state.form.mistake = error.message;
   }
   draw();
 }
@@ -252,7 +307,7 @@ async function revoke(key) {
     await ask("DELETE", `/api/keys/${key.id}`);
     state.said = `${key.name} is revoked.`;
   } catch (error) {
-    state.said = `${key.name} is not revoked: ${error.message}`;
+    tellFailure(`${key.name} is not revoked`, error);
   }
   await listKeys();
 }
@@ -369,7 +424,7 @@ function mine() {
       : items.length
         ? html`<ul class="cards items">${repeat(items, (item) => item.id, ownItem)}</ul>`
         : html`<p>Nothing here yet.</p>`}
-    ${state.next ? html`<p><button class="quiet" @click=${() => list({ more: true })}>Show more</button></p>` : nothing}`;
+    ${state.next ? html`<p><button class="quiet" @click=${showMore}>Show more</button></p>` : nothing}`;
 }
 
 function gallery() {
@@ -503,13 +558,13 @@ function details(item) {
   };
   const save = () =>
     download(item, session.token).catch((error) => {
-      state.said = `It cannot be downloaded: ${error.message}`;
+      tellFailure("It cannot be downloaded", error);
       draw();
     });
   return html`
     <form class="row" @submit=${rename}>
       <label for="title">Title</label>
-      <input id="title" name="title" maxlength="200" required .value=${fresh(item.title)}>
+      <input id="title" name="title" maxlength="200" required .value=${item.title}>
       <button>Rename</button>
     </form>
     ${item.status === "failed" ? html`<p class="mistake">${item.reason}</p>` : nothing}
@@ -548,9 +603,13 @@ function draw() {
       </dialog>
       <div class="toasts">
         <p role="status" class="unseen">${state.said}</p>
-        ${repeat([...state.leaving.keys()], (id) => id, (id) => html`
-          <p class="toast">${state.leaving.get(id).item.title} is deleted.
-            <button class="quiet" @click=${() => undo(id)}>Undo</button></p>`)}
+        ${state.failed
+          ? html`<p class="toast" role="alert">${state.failed}
+              <button class="quiet" @click=${() => { state.failed = ""; draw(); }}>Close</button></p>`
+          : nothing}
+        ${repeat(state.leaving, ([id]) => id, ([id, { item, sent }]) => html`
+          <p class="toast">${item.title} is deleted.
+            ${sent ? nothing : html`<button class="quiet" @click=${() => undo(id)}>Undo</button>`}</p>`)}
       </div>`,
     place,
   );
@@ -581,9 +640,10 @@ function entered() {
   if (session.token && session.email !== uploads.owner) uploads.clear();
   if (session.token) uploads.owner = session.email; // who comes back after a login that ended goes on
   pictures.clear();
-  state.leaving.forEach(({ timer }) => clearTimeout(timer));
-  state.leaving.clear();
-  Object.assign(state, { items: new Map(), next: null, loaded: false, opened: null, keys: null, problem: "" });
+  finishRemovals();
+  asked.clear();
+  Object.assign(state, { items: new Map(), next: null, wanted: 0, loaded: false, opened: null, keys: null });
+  Object.assign(state, { problem: "", failed: "" });
   if (session.token) {
     changes.start(session.token);
     look();
@@ -606,10 +666,10 @@ addEventListener("click", (event) => {
   go();
 });
 addEventListener("pagehide", () => {
-  for (const id of state.leaving.keys()) finishRemoval(id, { keepalive: true });
+  finishRemovals({ keepalive: true });
 });
 addEventListener("beforeunload", (event) => {
-  if (uploads.list.some(({ status }) => status === "sending" || status === "waiting")) event.preventDefault();
+  if (uploads.list.some(({ status }) => ["sending", "waiting", "pausing"].includes(status))) event.preventDefault();
 });
 setInterval(() => {
   const seen = state.view === "gallery" && document.visibilityState === "visible";

@@ -11,6 +11,7 @@ import { Samples } from "./operations/series.js";
 
 const lookMilliseconds = 2000;
 const jobsEvery = 3; // looks
+const drawMilliseconds = 5000; // also where no answer comes
 const oldSeconds = 15; // a report that is older may no longer be true
 const silentSeconds = 60; // a replica that nobody heard of for so long answers no more
 const listed = 100;
@@ -19,6 +20,7 @@ const place = document.getElementById("operations");
 const state = {
   token: "",
   asking: false,
+  watch: null, // by which the loop that asks knows that it is still wanted
   refusal: "",
   shown: "", // a replica's name
   problem: "",
@@ -43,7 +45,7 @@ const figures = [
     columns: (s) => [
       sum(s.rate("requests_2xx"), s.rate("requests_3xx"), s.rate("requests_1xx")),
       s.rate("requests_4xx"),
-      sum(s.rate("requests_5xx"), s.rate("refused")),
+      s.rate("requests_5xx"),
     ],
     least: 1,
   },
@@ -51,7 +53,7 @@ const figures = [
     title: "Failed requests, share",
     lines: [{ label: "failed", colour: "bad", format: percent }],
     columns: (s) => {
-      const failed = sum(s.rate("requests_5xx"), s.rate("refused"));
+      const failed = s.rate("requests_5xx");
       const all = sum(failed, ...[1, 2, 3, 4].map((n) => s.rate(`requests_${n}xx`)));
       return [failed.map((value, i) => (all[i] ? (100 * value) / all[i] : value && 0))];
     },
@@ -126,6 +128,7 @@ async function open(event) {
   state.refusal = "";
   draw();
   try {
+    replicas.clear();
     await look(token);
     state.token = token;
   } catch (error) {
@@ -160,8 +163,10 @@ async function lookBack(token) {
   // Whoever answers: nobody knows beforehand. So all is asked for until every replica has some.
   const since = Math.min(...[...replicas.values()].map(({ samples }) => samples.newest));
   const { data } = await request("GET", `/api/operations/history?since=${since}`, { token });
-  const samples = replicas.get(data.replica)?.samples;
-  if (samples && (samples.length || !since)) samples.add(data.columns, data.now);
+  const replica = replicas.get(data.replica);
+  if (!replica) return;
+  if (data.now < replica.samples.newest) replica.samples = new Samples(); // its clock was set back
+  else if (replica.samples.length || !since) replica.samples.add(data.columns, data.now);
   state.now = data.now;
 }
 
@@ -180,15 +185,18 @@ async function lookAtJobs(token) {
 }
 
 async function watch() {
+  const { token } = state;
+  const own = (state.watch = {}); // the token may be forgotten, and typed again
   const backoff = new Backoff(lookMilliseconds);
-  for (let turn = 0; state.token; turn += 1) {
+  for (let turn = 0; state.watch === own; turn += 1) {
     try {
-      await look(state.token);
-      await lookBack(state.token);
-      if (turn % jobsEvery === 0) await lookAtJobs(state.token);
+      await look(token);
+      await lookBack(token);
+      if (turn % jobsEvery === 0) await lookAtJobs(token);
       state.problem = "";
       backoff.reset();
     } catch (error) {
+      if (state.watch !== own) return;
       if (error.status === 401 || error.status === 404) return close("The token is no longer good.");
       state.problem = error.message;
     }
@@ -198,8 +206,7 @@ async function watch() {
 }
 
 function close(reason = "") {
-  Object.assign(state, { token: "", shown: "", jobs: null, problem: "", refusal: reason });
-  replicas.clear();
+  Object.assign(state, { token: "", watch: null, shown: "", jobs: null, problem: "", refusal: reason });
   draw();
 }
 
@@ -248,7 +255,9 @@ function verdictOf(report) {
     return { rank: 3, kind: "bad", title: "Not ready", text: names ? `Failing: ${names}.` : `It is ${report.state}.` };
   }
   if (report.status === "degraded") {
-    return { rank: 1, kind: "warn", title: "Degraded", text: `It serves, without: ${names}.` };
+    const slow = Object.keys(report.checks).filter((name) => report.checks[name].state === "slow");
+    const text = names ? `It serves, without: ${names}.` : `It serves; slow: ${slow.map(words).join(", ")}.`;
+    return { rank: 1, kind: "warn", title: "Degraded", text };
   }
   return { rank: 0, kind: "good", title: "All is well", text: `Every check passes; up for ${duration(report.uptime)}.` };
 }
@@ -345,6 +354,7 @@ function machine(report) {
     ["Version", report.version],
     ["Replica", report.replica],
   ];
+  if (report.sample_age_seconds > oldSeconds) rows.unshift(["As of", `${duration(report.sample_age_seconds)} ago`]);
   return html`<dl class="facts">${rows.map(
     ([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`,
   )}</dl>`;
@@ -411,10 +421,9 @@ function draw() {
       plots.push(new Plot(element, figures[i].lines, { least: figures[i].least }));
     });
   }
-  const { samples } = replicas.get(state.shown);
-  if (samples.length) {
-    plots.forEach((plot, i) => plot.show(state.now, samples.column("at"), figures[i].columns(samples)));
-  }
+  const { report, samples } = replicas.get(state.shown);
+  plots.forEach((plot, i) => plot.show(state.now || report.timestamp, samples.column("at"), figures[i].columns(samples)));
 }
 
+setInterval(() => state.token && draw(), drawMilliseconds);
 draw();

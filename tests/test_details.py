@@ -185,7 +185,9 @@ async def test_a_file_system_that_hangs_leaves_the_rest_of_the_report(
     monkeypatch.setattr(system.Sampler, "sample", hang)
     async with serving(with_token) as (_, client):
         report = (await client.get("/health/detailed", headers=BEARER)).json()
+        history = (await client.get("/api/operations/history", headers=BEARER)).json()
         release.set()
+    assert history["columns"]["at"]
     assert report["memory"] is None
     assert report["sample_age_seconds"] is None
     assert report["status"] == "healthy"

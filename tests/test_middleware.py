@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 
 from api import assert_problem
 from service import logs, turns
-from service.bodies import FORM_OVERHEAD_BYTES, SMALL_BODY_BYTES
+from service.bodies import FORM_OVERHEAD_BYTES, SMALL_BODY_BYTES, is_utf_8
 from service.middleware import (
     LONGEST_HOST,
     TRACEPARENT,
@@ -119,6 +119,7 @@ async def test_an_answer_has_one_request_id() -> None:
         (echo, "/", {"host": "evil.example"}, 421),
         (broken, "/", {}, 500),
         (echo, "/", {"content-length": str(SMALL_BODY_BYTES + 1)}, 413),
+        (echo, "/", {"content-type": "multipart/form-data; boundary=b; charset=punycode"}, 415),
     ],
 )
 async def test_problems_of_the_layer_itself_carry_the_request_id(
@@ -127,6 +128,23 @@ async def test_problems_of_the_layer_itself_carry_the_request_id(
     async with client_of(layer(app)) as client:
         answer = await client.get(path, headers={**headers, "X-Request-ID": "my-own-request-id"})
     assert assert_problem(answer, status)["request_id"] == "my-own-request-id"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "accepted"),
+    [
+        (None, True),
+        (b"application/json", True),
+        (b"application/json; charset=UTF-8", True),
+        (b'text/plain;charset="utf-8"', True),
+        (b"multipart/form-data; boundary=b; charset=us-ascii", True),
+        (b"multipart/form-data; boundary=b; charset=idna", False),
+        (b'multipart/form-data; boundary=b; CHARSET = "latin-1"', False),
+        (b"multipart/form-data; charset=utf-8; boundary=b; charset=punycode", False),
+    ],
+)
+def test_bodies_are_in_utf_8(content_type: bytes | None, accepted: bool) -> None:
+    assert is_utf_8(content_type) is accepted
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 nothing may need the session it was begun in, and nothing may stay there."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -45,6 +46,30 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
             table = "CREATE TABLE numbers (number integer PRIMARY KEY, of text)"
             await session.execute(text(table))
         yield opened
+
+
+async def test_who_gives_up_a_lookup_does_not_wait_for_a_frozen_pooler(
+    database_url: str, shared_postgresql: Postgresql, server_directory: Path
+) -> None:
+    """Between the answer to BEGIN and the row."""
+    pooler = Pgbouncer(server_directory / "frozen-pooler", server=shared_postgresql)
+    with running(pooler):
+        settings = Settings(
+            database_url=database_url,
+            database_pooler_url=pooler.url(database_url),
+            database_statement_timeout_seconds=8,
+        )
+        async with open_database(settings) as database:
+            slow = asyncio.create_task(Lookup(text("SELECT pg_sleep(5)")).all(database))
+            await asyncio.sleep(1)
+            pooler.freeze()
+            began = time.monotonic()
+            slow.cancel()
+            await asyncio.wait({slow})
+            assert time.monotonic() - began < 1
+            assert slow.cancelled()
+            pooler.thaw()
+            assert await Lookup(text("SELECT 1")).all(database) == [(1,)]
 
 
 async def test_each_statement_finds_what_it_needs_in_whichever_session(database: Database) -> None:

@@ -13,6 +13,8 @@ export class Problem extends Error {
   }
 }
 
+const patienceMilliseconds = 20_000; // an answer that takes longer is none
+
 let offset = 0; // of the service's clock to this machine's, which may be off
 
 export function serverTime() {
@@ -30,9 +32,9 @@ export async function request(method, path, options = {}) {
   }
   let response;
   try {
-    response = await fetch(path, { method, headers: sent, body, ...more });
-  } catch (error) {
-    if (more.signal?.aborted) throw error;
+    const signal = AbortSignal.timeout(patienceMilliseconds);
+    response = await fetch(path, { method, headers: sent, body, signal, ...more });
+  } catch {
     throw new Problem(0, "The service cannot be reached.");
   }
   const date = Date.parse(response.headers.get("Date") || "");

@@ -56,31 +56,29 @@ export class Live extends EventTarget {
   }
 
   async #closed(code) {
+    const { token } = this;
     this.socket = undefined;
     this.#is(false);
-    if (code === tokenEnded || (await this.#refused())) {
-      this.dispatchEvent(new Event("ended"));
-      return;
-    }
-    if (!this.token) return;
     this.looking ??= setInterval(() => this.dispatchEvent(new Event("look")), lookMilliseconds);
-    this.timer = setTimeout(() => this.#connect(), this.backoff.next());
-  }
-
-  // A browser does not tell why a handshake was refused.
-  async #refused() {
-    const { token } = this;
-    try {
-      await request("GET", "/api/accounts/me", { token });
-      return false;
-    } catch (error) {
-      return error.status === 401 && token === this.token;
-    }
+    const ended = code === tokenEnded || (await refused(token));
+    if (token !== this.token) return;
+    if (ended) this.dispatchEvent(new Event("ended"));
+    else this.timer = setTimeout(() => this.#connect(), this.backoff.next());
   }
 
   #is(connected) {
     if (connected === this.connected) return;
     this.connected = connected;
     this.dispatchEvent(new Event("state"));
+  }
+}
+
+// A browser does not tell why a handshake was refused.
+async function refused(token) {
+  try {
+    await request("GET", "/api/accounts/me", { token });
+    return false;
+  } catch (error) {
+    return error.status === 401;
   }
 }

@@ -35,7 +35,9 @@ export class Pictures {
 
   async #fetch(path, token) {
     try {
-      this.addresses.set(path, URL.createObjectURL(await fetched(path, token)));
+      const content = await fetched(path, token);
+      if (this.addresses.get(path) !== "") return; // of an item that is gone, or somebody's who is
+      this.addresses.set(path, URL.createObjectURL(content));
       this.changed();
     } catch {
       setTimeout(() => this.addresses.delete(path), 5000); // then it is asked for again

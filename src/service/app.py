@@ -148,7 +148,7 @@ class Service:
 
     async def _watch_database(self, resources: Resources) -> None:
         """One after the other, and so on one connection."""
-        await tell_if_too_few(self.settings, resources.database, self.health)
+        await tell_if_too_few(self.settings, resources.database, self.health, web_here=True)
         await count_jobs(resources, self.health)
 
 

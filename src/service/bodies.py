@@ -1,4 +1,6 @@
-"""How much a request may bring, and how slowly it may come."""
+"""How much a request may bring, how slowly it may come, and in which characters."""
+
+import re
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
@@ -7,6 +9,10 @@ from service.exchange import Exchange
 
 SMALL_BODY_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
+
+OTHER_CHARACTERS = "The body has to be in UTF-8."
+_CHARSET = re.compile(rb'charset\s*=\s*"?([^";\s]*)')
+_UTF_8 = frozenset((b"utf-8", b"utf8", b"us-ascii"))
 
 
 class BodyTooLarge(HTTPException):
@@ -18,6 +24,12 @@ class BodyTooLarge(HTTPException):
 
 def too_large(limit_bytes: int) -> str:
     return f"The request brings more than {limit_bytes} bytes."
+
+
+def is_utf_8(content_type: bytes | None) -> bool:
+    """Whether a body says so, or nothing. A form's reader would take any codec that Python has,
+    some of which are slow, and Python remembers for ever each name under which it found none."""
+    return content_type is None or _UTF_8.issuperset(_CHARSET.findall(content_type.lower()))
 
 
 def waiting(receive: Receive, exchange: Exchange) -> Receive:

@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.sources import Problem
 from service.storage import StorageUnavailable, open_storage
 from service.store_errors import REFUSALS, reason, refusal
+from service.system import web_workers
 
 CONNECT_SECONDS = 10
 # What two databases do not have in common, and everybody may ask.
@@ -98,7 +99,11 @@ async def _connections_fit(settings: Settings, database: Database) -> list[Probl
     if found.fit:
         return []
     variable = "WEB_REPLICAS" if settings.pooled else "DATABASE_POOL_SIZE"
-    expected = f"at most {found.available} connections, of all WEB_REPLICAS and WORKER_REPLICAS"
+    workers = web_workers(settings)
+    expected = (
+        f"at most {found.available} connections, of all WEB_REPLICAS ({workers} workers each)"
+        " and WORKER_REPLICAS"
+    )
     return [Problem(variable, "connection", expected, f"{found.wanted}")]
 
 

@@ -28,8 +28,8 @@ class Check:
     `run` raises when it fails. `abort` makes a run that missed its deadline let go of what it holds
     (a driver whose cancellation asks the server first would hold it until the server is back).
     An `on_demand` check costs its target something (a mail server): it runs once a minute where
-    nobody looks at `/health`. One that `takes_time` looks for longer than a probe may, which has its
-    last result instead. A check that is `named_when_failing` is absent from `/health` until then.
+    nobody looks at `/health`. One that `takes_time` looks for longer than a probe may, which has
+    its last result instead. One that is `named_when_failing` is absent from `/health` until then.
     """
 
     name: str

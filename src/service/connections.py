@@ -60,10 +60,15 @@ async def count(settings: Settings, database: Database) -> Connections:
         return Connections(wanted(settings), int(await connection.scalar(AVAILABLE)))
 
 
-async def tell_if_too_few(settings: Settings, database: Database, health: Health) -> None:
+async def tell_if_too_few(
+    settings: Settings, database: Database, health: Health, *, web_here: bool
+) -> None:
     """One line at the start, as soon as the database is there. Nothing else would tell why some
-    requests are 503 on the day when replicas are many and busy."""
-    if settings.embedded:
+    requests are 503 on the day when replicas are many and busy.
+
+    How many workers a web replica has by itself is seen only where one runs: `web_here`.
+    """
+    if settings.embedded or not (web_here or settings.web_concurrency):
         return
     while not health.passes(health.watches["database"]):  # noqa: ASYNC110  (no event tells it)
         await asyncio.sleep(POLL_SECONDS)

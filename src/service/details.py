@@ -50,29 +50,40 @@ class Details:
         self._machine: dict[str, Any] = dict(NOT_SAMPLED)
         self._workers: list[dict[str, float | int]] = []
         self._sampled_at: float | None = None
-        self._tried = asyncio.Event()
+        self._tried = asyncio.Event(), asyncio.Event()
         self.history = History(self._for_history)
 
     async def sample_forever(self) -> None:
         """Without a token nobody can ask, and nothing is sampled."""
         if self.token is None:
             return
-        sample = InThread(partial(self._sample, system.Sampler(self.folder)))
+        machine = partial(self._sample_machine, system.Sampler(self.folder))
+        # Apart: the folder's disk may hang, and the workers are to be seen then as well.
+        samples: tuple[Callable[[], None], ...] = (machine, self._sample_workers)
+        async with asyncio.TaskGroup() as group:
+            for sample, tried in zip(samples, self._tried, strict=True):
+                group.create_task(self._repeat(sample, tried))
+
+    async def _repeat(self, sample: Callable[[], None], tried: asyncio.Event) -> None:
+        in_thread = InThread(sample)
         failing = False
         while True:
             try:
-                await sample()
+                await in_thread()
                 failing = False
             except Exception:
                 if not failing:
                     log.exception("sampling_failed")
                 failing = True
-            self._tried.set()
+            tried.set()
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def _sample(self, sampler: system.Sampler) -> None:
-        self._machine, self._workers = asdict(sampler.sample()), metrics.worker_vitals()
+    def _sample_machine(self, sampler: system.Sampler) -> None:
+        self._machine = asdict(sampler.sample())
         self._sampled_at = time.monotonic()
+
+    def _sample_workers(self) -> None:
+        self._workers = metrics.worker_vitals()
         self.history.add_if_due()
 
     def _for_history(self) -> dict[str, float]:
@@ -86,7 +97,8 @@ class Details:
         status, _ = await self.health.overall()
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SAMPLE_SECONDS):
-                await self._tried.wait()
+                for tried in self._tried:
+                    await tried.wait()
         body = {
             "status": status,
             "state": self.health.not_ready() or "ready",

@@ -10,6 +10,8 @@ run at once, as the driver needs a message each for that; limits are set with ea
 message with it.
 """
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -70,12 +72,26 @@ class PooledConnection(Connection):
         return await super().execute(query + limits, *values, **more)
 
     async def fetch(self, query: str, *values: Any, **more: Any) -> list[Any]:
-        async with self.transaction():
-            return await super().fetch(query, *values, **more)
+        rows: list[Any] = await self._alone(partial(super().fetch, query, *values, **more))
+        return rows
 
     async def fetchrow(self, query: str, *values: Any, **more: Any) -> Any:
-        async with self.transaction():
-            return await super().fetchrow(query, *values, **more)
+        return await self._alone(partial(super().fetchrow, query, *values, **more))
+
+    async def _alone(self, run: Callable[[], Awaitable[Any]]) -> Any:
+        """In a transaction of its own. asyncpg's would also end one whose statement was given up,
+        and wait for the answer of a server that is silent."""
+        await self.execute("BEGIN;")
+        try:
+            found = await run()
+        except asyncpg.PostgresError:
+            await self.execute("ROLLBACK;")
+            raise
+        except BaseException:
+            self.terminate()
+            raise
+        await self.execute("COMMIT;")
+        return found
 
 
 def connect_arguments(settings: Settings) -> dict[str, Any]:

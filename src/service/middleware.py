@@ -17,9 +17,11 @@ from starlette.websockets import WebSocketDisconnect
 from service import logs, metrics, tracing
 from service.bodies import (
     FORM_OVERHEAD_BYTES,
+    OTHER_CHARACTERS,
     SMALL_BODY_BYTES,
     BodyTooLarge,
     counted,
+    is_utf_8,
     too_large,
     waiting,
 )
@@ -151,8 +153,8 @@ class RequestLayer:
         told, limit = self.body_limits.get((scope["method"], scope["path"]), SMALL_BODY)
         length = headers.get(b"content-length")
         mistake = self._mistake_of_host(scope, headers)
-        if mistake is None and length is not None and int(length) > limit:
-            mistake = 413, too_large(told)
+        if mistake is None:
+            mistake = _mistake_of_body(headers, told, limit)
         turns = self._line_of(scope)
         if mistake is not None:
             if PLACE in scope:
@@ -242,6 +244,18 @@ class RequestLayer:
                     "client": client[0] if client else "",
                 },
             )
+
+
+def _mistake_of_body(
+    headers: Mapping[bytes, bytes], told_bytes: int, limit_bytes: int
+) -> tuple[int, str] | None:
+    """(status, detail) where a body is refused by its headers alone."""
+    length = headers.get(b"content-length")
+    if length is not None and int(length) > limit_bytes:
+        return 413, too_large(told_bytes)
+    if not is_utf_8(headers.get(b"content-type")):
+        return 415, OTHER_CHARACTERS
+    return None
 
 
 def _identify(scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) -> None:

@@ -79,7 +79,7 @@ async def run(settings: Settings) -> None:
             await stack.enter_async_context(_probes(settings.worker_bind, health))
         log.info("worker_started", extra={"tasks": sorted(TASKS)})
         worker = Worker(settings, resources, health, working)
-        enough = tell_if_too_few(settings, resources.database, health)
+        enough = tell_if_too_few(settings, resources.database, health, web_here=False)
         async with background(metrics.sample_forever(lambda: None), enough):
             work = asyncio.create_task(worker.work())
             stopping = asyncio.create_task(lifecycle.wait_for_drain())

@@ -204,6 +204,18 @@ async def test_giving_up_late_leaves_what_is_ready(quiet: Api) -> None:
     assert (await get(quiet, headers, item["id"]))["status"] == "ready"
 
 
+async def test_giving_up_again_changes_nothing(quiet: Api) -> None:
+    """Its worker was killed between that and the record of it."""
+    headers = await quiet.signed_in()
+    item = await quiet.upload(headers, PNG)
+    await tasks.give_up(quiet.resources, job(item["id"], 5), RuntimeError())
+    before = await quiet.client.get(f"/api/media/{item['id']}", headers=headers)
+    await tasks.give_up(quiet.resources, job(item["id"], 6), RuntimeError())
+    after = await quiet.client.get(f"/api/media/{item['id']}", headers=headers)
+    assert (after.json(), after.headers["etag"]) == (before.json(), before.headers["etag"])
+    assert after.json()["status"] == "failed"
+
+
 async def test_what_was_given_up_becomes_ready_where_its_job_is_run_again(quiet: Api) -> None:
     """By an operator who has mended the cause. The owner had the one mail there is."""
     headers = await quiet.signed_in()

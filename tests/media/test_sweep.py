@@ -2,7 +2,7 @@
 
 import io
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -12,6 +12,7 @@ from pictures import halves, saved
 from service.database_errors import DatabaseUnavailable
 from service.jobs import Job
 from service.media import sweep
+from service.media.tasks import give_up
 from service.tasks import TASKS
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +61,19 @@ async def test_bytes_without_a_row_are_removed_and_all_others_stay(
     for _ in range(2):
         await run(quiet)
         assert sorted(stored(quiet)) == before
+
+
+async def test_a_thumbnail_of_an_item_that_ended_without_one_is_removed(
+    quiet: Api, owner: Headers, later: None
+) -> None:
+    """The worker was killed after it had stored that, as often as the job may be tried."""
+    item = await quiet.upload(owner, saved(halves(), "PNG"))
+    await put(quiet, f"{UUID(item['id']).hex}/thumbnail")
+    await run(quiet)
+    assert sorted(path.name for path in stored(quiet)) == ["original", "thumbnail"]  # it goes on
+    await give_up(quiet.resources, Job(1, "media.process", 6, {"item_id": item["id"]}), OSError())
+    await run(quiet)
+    assert [path.name for path in stored(quiet)] == ["original"]
 
 
 async def test_an_upload_under_way_is_left_alone(quiet: Api) -> None:

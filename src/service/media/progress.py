@@ -31,13 +31,15 @@ def mail_key(item_id: UUID) -> str:
     return f"media-{item_id.hex}"
 
 
-async def begin(resources: Resources, item_id: UUID) -> MediaItem | None:
+async def begin(resources: Resources, item_id: UUID, *, anew: bool = True) -> MediaItem | None:
     """Take the item for a new attempt; None where there is nothing left to do.
 
-    One that was given up is taken as well: an operator has its job run again.
+    `anew` takes one that was given up as well: an operator has its job run again.
     """
-    given_up = and_(MediaItem.status == "failed", MediaItem.reason == GIVEN_UP)
-    unfinished = or_(MediaItem.status.in_(("received", "processing")), given_up)
+    unfinished = MediaItem.status.in_(("received", "processing"))
+    if anew:
+        given_up = and_(MediaItem.status == "failed", MediaItem.reason == GIVEN_UP)
+        unfinished = or_(unfinished, given_up)
     statement = (
         update(MediaItem)
         .where(MediaItem.id == item_id, unfinished)

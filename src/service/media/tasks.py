@@ -90,8 +90,9 @@ def _temporary_file() -> IO[bytes]:
 
 
 async def give_up(resources: Resources, job: Job, error: BaseException) -> None:
-    """The last attempt failed: the owner learns that it did, the operator's log says why."""
-    item = await progress.begin(resources, UUID(job.arguments["item_id"]))
+    """The last attempt failed: the owner learns that it did, the operator's log says why. May run
+    more than once: a worker may be killed before it has recorded that it did."""
+    item = await progress.begin(resources, UUID(job.arguments["item_id"]), anew=False)
     if item is not None:
         await progress.finish(resources, item, status="failed", reason=progress.GIVEN_UP)
 
