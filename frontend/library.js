@@ -183,7 +183,7 @@ async function change(item, body) {
     const { data } = await ask("PATCH", `/api/media/${item.id}`, { json: body });
     overtakes();
     state.items.set(item.id, data);
-    state.said = "Saved.";
+    Object.assign(state, { said: "Saved.", failed: "" });
   } catch (error) {
     tellFailure("Not saved", error);
   }
@@ -537,6 +537,7 @@ function moment(text) {
 }
 
 function openDetails(item) {
+  state.failed = "";
   state.opened = item.id;
   draw();
 }
@@ -570,6 +571,7 @@ function details(item) {
     ${item.status === "failed" ? html`<p class="mistake">${item.reason}</p>` : nothing}
     <label><input type="checkbox" .checked=${fresh(item.public)} @change=${(e) => change(item, { public: e.target.checked })}>
       Public: everybody may see it</label>
+    ${state.failed ? html`<p class="mistake" role="alert">${state.failed}</p>` : nothing}
     <dl>${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     <p class="row">
       <button @click=${save}>Download</button>
@@ -603,10 +605,10 @@ function draw() {
       </dialog>
       <div class="toasts">
         <p role="status" class="unseen">${state.said}</p>
-        ${state.failed
-          ? html`<p class="toast" role="alert">${state.failed}
-              <button class="quiet" @click=${() => { state.failed = ""; draw(); }}>Close</button></p>`
-          : nothing}
+        ${item || !state.failed
+          ? nothing
+          : html`<p class="toast" role="alert">${state.failed}
+              <button class="quiet" @click=${() => { state.failed = ""; draw(); }}>Close</button></p>`}
         ${repeat(state.leaving, ([id]) => id, ([id, { item, sent }]) => html`
           <p class="toast">${item.title} is deleted.
             ${sent ? nothing : html`<button class="quiet" @click=${() => undo(id)}>Undo</button>`}</p>`)}

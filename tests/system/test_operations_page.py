@@ -150,6 +150,21 @@ def test_it_tells_of_a_drain_and_of_a_service_that_is_gone(web: Web, tab: Tab) -
     expect_verdict(page, "All is well", 40)
 
 
+def test_it_does_not_say_that_all_is_well_while_nothing_answers(web: Web, tab: Tab) -> None:
+    page = tab.page
+    enter(page, web)
+    expect_verdict(page, "All is well")
+    workers = web.workers()
+    try:
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        expect(page.locator(".verdict h2")).to_have_text(re.compile("Unknown|No answer"))
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    expect_verdict(page, "All is well", 40)
+
+
 def take_turns(page: Page, webs: list[Web]) -> None:
     """As a load balancer in front of two replicas does, with what the page asks for."""
     turns = itertools.cycle([*webs, *reversed(webs)])

@@ -239,6 +239,48 @@ def test_visitors_see_the_gallery_while_the_app_is_away(library: Library) -> Non
     assert visitor.complaints == []
 
 
+def test_what_is_typed_stays_while_others_change_the_list(library: Library) -> None:
+    tab = library.joined("ada@example.org")
+    page = tab.page
+    upload(page, "one.jpg")
+    expect_ready(page, "one.jpg")
+    item(page, "one.jpg").get_by_role("button").click()
+    title = page.get_by_role("dialog").get_by_label("Title")
+    title.fill("Half a ti")
+    second = tab.watch(tab.context.new_page())
+    second.goto(library.address)
+    upload(second, "two.jpg")
+    expect_ready(second, "two.jpg")
+    expect(page.get_by_role("heading", name="two.jpg", include_hidden=True)).to_have_count(1)
+    expect(title).to_have_value("Half a ti")
+
+
+def test_what_was_said_to_be_deleted_is_deleted_by_who_logs_out(library: Library) -> None:
+    tab = library.joined("ada@example.org")
+    page = tab.page
+    upload(page, "one.jpg")
+    expect_ready(page, "one.jpg")
+    item(page, "one.jpg").get_by_role("button").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".toast", has_text="one.jpg")).to_be_visible()
+    page.get_by_role("button", name="Log out").click()
+    wait_until(lambda: library.sql("SELECT count(*) FROM media_items") == "0")
+    wait_until(lambda: library.sql("SELECT count(*) FROM tokens") == "0")
+    assert tab.complaints == []
+
+
+def test_what_was_not_saved_is_said(library: Library) -> None:
+    page = library.joined("ada@example.org").page
+    upload(page, "one.jpg")
+    expect_ready(page, "one.jpg")
+    item(page, "one.jpg").get_by_role("button").click()
+    library.web.stop()
+    page.get_by_label("Public").check()
+    dialog = page.get_by_role("dialog")  # all else is out of reach meanwhile
+    expect(dialog.get_by_role("alert").filter(has_text="Not saved:")).to_be_visible()
+    expect(page.get_by_label("Public")).not_to_be_checked()
+
+
 def test_a_password_is_reset_by_mail(library: Library) -> None:
     page = library.tab("join").page
     join(library.deployment, page, "ada@example.org")
