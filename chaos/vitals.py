@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def pss_bytes(pid: int) -> int:
-    """Its memory, with its share of what it has in common with others. Without that of files, which is
-    of the size that they have, and of which its share changes as others come and go."""
+    """Its memory, with its share of what it has in common with others. Without that of files, of
+    which its share changes as others come and go."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = re.search(r"^Pss_Anon: +(\d+) kB", text, re.MULTILINE)
     assert found
