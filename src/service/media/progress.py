@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, or_, update
+from sqlalchemy import ColumnElement, and_, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts.sessions import address_of
@@ -36,7 +36,7 @@ async def begin(resources: Resources, item_id: UUID, *, anew: bool = True) -> Me
 
     `anew` takes one that was given up as well: an operator has its job run again.
     """
-    unfinished = MediaItem.status.in_(("received", "processing"))
+    unfinished: ColumnElement[bool] = MediaItem.status.in_(("received", "processing"))
     if anew:
         given_up = and_(MediaItem.status == "failed", MediaItem.reason == GIVEN_UP)
         unfinished = or_(unfinished, given_up)
