@@ -145,7 +145,7 @@ async def test_a_mistake_in_the_form_is_422_and_the_password_does_not_come_back(
         (
             b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\na\r\n--x--\r\n',
             "multipart/form-data; boundary=x; charset=undefined",
-            400,
+            415,
         ),
     ],
     ids=["json", "text", "plain", "no boundary", "no form", "fields", "file", "charset"],

@@ -32,13 +32,6 @@ MAX_FIELDS = 8
 MAX_FIELD_BYTES = 4096
 
 
-class FormUnreadable(ServiceError):
-    status = 400
-
-    def __init__(self) -> None:
-        super().__init__("The form is not written in the charset it names.")
-
-
 class FileTooLarge(ServiceError):
     status = 413
 
@@ -67,8 +60,6 @@ async def _received(request: Request) -> AsyncIterator[FormData]:
     """The form of a request; its file is unnamed, in a temporary directory beyond 1 MiB."""
     try:
         form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    except UnicodeError:
-        raise FormUnreadable from None
     except OSError as error:  # such as a full disk
         raise StorageUnavailable from error
     try:
@@ -84,8 +75,8 @@ async def receive(
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
     client that gives up leaves nothing behind. With a key, a request that came before is not done
-    again. Raises RequestValidationError, FormUnreadable, FileTooLarge, KeyReused,
-    StorageUnavailable, DatabaseUnavailable.
+    again. Raises RequestValidationError, FileTooLarge, KeyReused, StorageUnavailable,
+    DatabaseUnavailable.
     """
     limit = resources.settings.max_content_length
     async with _received(request) as form:
