@@ -71,7 +71,7 @@ ENV ENVIRONMENT=production \
     UPLOAD_FOLDER=/srv/media
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=4s --start-period=30s CMD ["service", "health", "ready"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=120s CMD ["service", "health", "ready"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="service" \

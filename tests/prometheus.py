@@ -23,6 +23,12 @@ SLOW_ANYWAY = {
     'absent(up{job="service-worker"} == 1)\n        for: 5s': (
         'absent(up{job="service-worker"} == 1)\n        for: 15s'
     ),
+    'absent(up{job="service"} == 1)\n        for: 5s': (
+        'absent(up{job="service"} == 1)\n        for: 15s'
+    ),
+    'absent(probe_success{job="site"})\n        for: 10s': (
+        'absent(probe_success{job="site"})\n        for: 20s'
+    ),
 }
 
 

@@ -158,6 +158,13 @@ def test_an_nginx_without_http3_does_not_offer_it(rendered: Render) -> None:
     assert "Alt-Svc" not in text
 
 
+def test_http3_can_be_switched_off(rendered: Render) -> None:
+    """Behind a load balancer of TCP alone, browsers would try it in vain for a day."""
+    text = rendered(HTTP3="off", NGINX_SAYS=NEW)
+    assert "quic" not in text
+    assert "Alt-Svc" not in text
+
+
 @pytest.mark.parametrize(
     ("file", "text", "workers"),
     [
@@ -223,6 +230,7 @@ BAD = [
     ("MEDIA_RATE", ["50 r/s"]),
     ("HSTS_SECONDS", ["-1", "1y", "1; x", "01"]),
     ("WORKER_PROCESSES", ["0", "many", "1;"]),
+    ("HTTP3", ["on", "yes", "off;"]),
     ("TLS_FOLDER", ["tls", "/a b", "/a;b", "/$a", "/a\nb", '/a"b', "/a/../b", "/a{b}"]),
     ("CACHE_FOLDER", ["cache"]),
     ("STATIC_FOLDER", ["/srv/*"]),

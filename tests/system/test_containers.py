@@ -35,8 +35,7 @@ def production() -> Iterator[Stack]:
     with stack_directory() as directory:
         stack = Stack(directory, "production")
         tls = directory / "secrets" / "tls"
-        tls.mkdir(parents=True)
-        (directory / "secrets").chmod(0o700)
+        tls.mkdir(parents=True)  # as its owner's umask has it, and then closed
         certificate, key = make_certificate(tls)
         shutil.copy(certificate, tls / "fullchain.pem")
         shutil.copy(key, tls / "privkey.pem")
@@ -218,7 +217,7 @@ def test_the_service_is_no_superuser_of_its_database(production: Stack) -> None:
     query = (
         "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = 'service'"
     )
-    assert production.sh("postgres", f'psql -U postgres -XAtc "{query}"').strip() == "f"
+    assert ask(production, query) == "f"
 
 
 def test_own_layers_of_the_image_are_small(production: Stack) -> None:
@@ -442,11 +441,21 @@ def test_a_certificate_is_exchanged_without_a_restart(production: Stack) -> None
     wait_until(lambda: all(production.status("/health/live") == 200 for _ in range(10)))
 
 
+def ask(stack: Stack, query: str) -> str:
+    return stack.sh("postgres", f'psql -U postgres -d service -XAtc "{query}"').strip()
+
+
 def test_a_backup_is_restored_into_an_empty_stack(production: Stack, ada: Person) -> None:
     # media: from here
     with production.client() as client:
         item = Person(client, ada.email, ada.token).upload("backed-up.jpg", PHOTO)
     # media: to here
+    tasks = "SELECT count(*) FROM schedule"
+    wait_until(lambda: ask(production, tasks) != "0", seconds=90, every=1)
+    production.compose("stop", "worker")  # by which the folder is read
+    assert production.make("backup", "STACK=production", check=False).returncode != 0
+    assert not list((production.directory / "backups").iterdir())
+    production.compose("start", "worker")
     made = production.make("backup", "STACK=production").stdout
     backup = re.search(r"backups/\d{8}T\d{6}Z", made)
     assert backup, made
@@ -459,7 +468,9 @@ def test_a_backup_is_restored_into_an_empty_stack(production: Stack, ada: Person
     assert "is not empty" in refused.stderr
     docker("rm", "--force", f"{production.project}-mail", check=False)
     production.compose("--profile", "*", "down", "--volumes")
+    docker("rmi", "--force", production.project)  # as on a new server
     production.make("restore", "STACK=production", f"BACKUP={backup[0]}")
+    assert ask(production, tasks) == "0"
     production.make("deploy")
     start_mail(production)
     with production.client() as client:

@@ -80,6 +80,7 @@ class Site:
     disk: Path
     bearer: Bearer
     prometheus: Prometheus
+    blackbox: Blackbox
 
     def ask(self) -> None:
         """For the account, of the app itself; whatever comes of it."""
@@ -146,7 +147,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, server_directory: Path) -> It
         )
         opened.enter_context(running(prometheus))
         name = url.rpartition("/")[2]
-        yield Site(postgresql, redis, name, web, worker, port, nginx, disk, bearer, prometheus)
+        servers = postgresql, redis, name, web, worker, port, nginx, disk, bearer
+        yield Site(*servers, prometheus, blackbox)
 
 
 def is_ready(port: int) -> bool:
@@ -221,6 +223,9 @@ def test_every_alert_fires_when_it_has_a_reason_to(site: Site) -> None:
     site.postgresql.thaw()
     site.nginx.stop()
     expect("SiteUnreachable")
+    site.web.stop()
+    site.blackbox.stop()
+    expect("NoWeb", "SiteNotProbed")
     assert expect.seen == ALERTS
 
 
