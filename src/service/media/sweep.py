@@ -19,7 +19,7 @@ SWEEP_SECONDS = 24 * 3600  # it lists the whole store
 # Far longer than a row can take to follow its bytes: seconds, by the database's deadlines.
 UNCLAIMED_SECONDS = ABANDONED_SECONDS
 # Nothing else in the store is touched.
-KEY = re.compile(r"([0-9a-f]{32})/(original|thumbnail)")
+KEY = re.compile(r"([0-9a-f]{32})/(?:original|thumbnail)")
 
 
 async def sweep(resources: Resources, job: Job) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from browser import SCHEMES, WIDTHS, Tab, assert_accessible, assert_painted_at_once, screenshot
 from deployments import PASSWORD, Deployment, migrate, working
@@ -158,6 +158,14 @@ def expect_ready(page: Page, title: str) -> None:
     expect(item(page, title).locator("img")).to_be_visible()
 
 
+def uploaded(page: Page, title: str) -> Locator:
+    """The details of a new item, opened once it is ready."""
+    upload(page, title)
+    expect_ready(page, title)
+    item(page, title).get_by_role("button").click()
+    return page.get_by_role("dialog")
+
+
 def test_the_whole_walk(library: Library) -> None:
     tab = library.joined("ada@example.org")
     page = tab.page
@@ -224,9 +232,7 @@ def test_the_walk_goes_without_nginx_and_servers(embedded: Deployment, browser: 
 def test_visitors_see_the_gallery_while_the_app_is_away(library: Library) -> None:
     """Also who comes only then."""
     page = library.joined("ada@example.org").page
-    upload(page, "sun.jpg")
-    expect_ready(page, "sun.jpg")
-    item(page, "sun.jpg").get_by_role("button").click()
+    uploaded(page, "sun.jpg")
     page.get_by_label("Public").check()
     expect(item(page, "sun.jpg")).to_contain_text("public")
     expect_ready(library.tab().page, "sun.jpg")
@@ -242,10 +248,7 @@ def test_visitors_see_the_gallery_while_the_app_is_away(library: Library) -> Non
 def test_what_is_typed_stays_while_others_change_the_list(library: Library) -> None:
     tab = library.joined("ada@example.org")
     page = tab.page
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    item(page, "one.jpg").get_by_role("button").click()
-    title = page.get_by_role("dialog").get_by_label("Title")
+    title = uploaded(page, "one.jpg").get_by_label("Title")
     title.fill("Half a ti")
     second = tab.watch(tab.context.new_page())
     second.goto(library.address)
@@ -258,10 +261,8 @@ def test_what_is_typed_stays_while_others_change_the_list(library: Library) -> N
 def test_what_was_said_to_be_deleted_is_deleted_by_who_logs_out(library: Library) -> None:
     tab = library.joined("ada@example.org")
     page = tab.page
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    item(page, "one.jpg").get_by_role("button").click()
-    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    dialog = uploaded(page, "one.jpg")
+    dialog.get_by_role("button", name="Delete").click()
     expect(page.locator(".toast", has_text="one.jpg")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
     wait_until(lambda: library.sql("SELECT count(*) FROM media_items") == "0")
@@ -271,12 +272,9 @@ def test_what_was_said_to_be_deleted_is_deleted_by_who_logs_out(library: Library
 
 def test_what_was_not_saved_is_said(library: Library) -> None:
     page = library.joined("ada@example.org").page
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    item(page, "one.jpg").get_by_role("button").click()
+    dialog = uploaded(page, "one.jpg")  # all else is out of reach meanwhile
     library.web.stop()
     page.get_by_label("Public").check()
-    dialog = page.get_by_role("dialog")  # all else is out of reach meanwhile
     expect(dialog.get_by_role("alert").filter(has_text="Not saved:")).to_be_visible()
     expect(page.get_by_label("Public")).not_to_be_checked()
 
