@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.database import Base, UtcDateTime
 
 Status = Literal["received", "processing", "ready", "failed"]
+UNFINISHED: tuple[Status, ...] = ("received", "processing")
 
 IS_PUBLIC = text("public AND status = 'ready'")
 IS_DELETED = text("deleted")

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.accounts.sessions import address_of
-from service.media.models import MediaItem
+from service.media.models import UNFINISHED, MediaItem
 from service.media.public import listing_changed
 from service.media.revisions import record
 from service.outbox import post
@@ -36,7 +36,7 @@ async def begin(resources: Resources, item_id: UUID, *, anew: bool = True) -> Me
 
     `anew` takes one that was given up as well: an operator has its job run again.
     """
-    unfinished: ColumnElement[bool] = MediaItem.status.in_(("received", "processing"))
+    unfinished: ColumnElement[bool] = MediaItem.status.in_(UNFINISHED)
     if anew:
         given_up = and_(MediaItem.status == "failed", MediaItem.reason == GIVEN_UP)
         unfinished = or_(unfinished, given_up)

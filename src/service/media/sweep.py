@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from service.folder import ABANDONED_SECONDS
 from service.jobs import Job
-from service.media.models import MediaItem, original_key, thumbnail_key
+from service.media.models import UNFINISHED, MediaItem, original_key, thumbnail_key
 from service.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,6 @@ async def _unclaimed(resources: Resources, keys: list[str]) -> list[str]:
     async with resources.database.reading() as connection:
         for item_id, has_thumbnail, status in await connection.execute(statement):
             claimed.add(original_key(item_id))
-            if has_thumbnail or status in ("received", "processing"):
+            if has_thumbnail or status in UNFINISHED:
                 claimed.add(thumbnail_key(item_id))
     return [key for key in ids if key not in claimed]
