@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import bindparam, text
 
+from servers import Postgresql
 from service.database import UtcDateTime, open_database
 from service.errors import Unavailable
 from service.jobs import Job, Jobs, Outcome, Task, execute
@@ -64,6 +66,28 @@ async def test_the_embedded_runner_is_woken_by_a_commit(embedded_settings: Setti
             await jobs.enqueue(session, "test.task")
             assert not jobs.arrived.is_set()
         assert jobs.arrived.is_set()
+
+
+def test_the_next_of_many_jobs_is_found_without_reading_the_others(
+    shared_postgresql: Postgresql, database_url: str
+) -> None:
+    """Also where statistics are of a time when the queue was empty, as it is most of the time."""
+    psql = partial(shared_postgresql.psql, database=database_url.rpartition("/")[2])
+    psql("ALTER TABLE procrastinate_jobs SET (autovacuum_enabled = off)")
+    psql("ANALYZE procrastinate_jobs; INSERT INTO procrastinate_workers DEFAULT VALUES")
+    psql(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, priority)"
+        " SELECT 'default', 'test.task', 0 FROM generate_series(1, 20000)"
+    )
+    psql("DELETE FROM procrastinate_jobs WHERE id < 15000")
+    found = psql(
+        "BEGIN; SELECT (procrastinate_fetch_job_v2(ARRAY['default'], 1)).id;"
+        " SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
+        " WHERE relname = 'procrastinate_jobs'; COMMIT"
+    )
+    job_id, read = (int(line) for line in found.split() if line.isdigit())
+    assert job_id == 15000
+    assert read <= 10
 
 
 @pytest.mark.parametrize(
