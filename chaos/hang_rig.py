@@ -112,8 +112,7 @@ class Service:
     ports: dict[str, int]
 
     def processes(self) -> list[psutil.Process]:
-        assert self.worker.process is not None
-        return [*map(psutil.Process, self.web.workers()), psutil.Process(self.worker.process.pid)]
+        return [*map(psutil.Process, self.web.workers()), psutil.Process(self.worker.pid)]
 
     def memory_mib(self) -> list[int]:
         """Resident, of each, at the least of a few moments: a login takes 19 for its hash."""

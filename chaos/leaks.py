@@ -1,9 +1,13 @@
 """Part 6: an hour compressed. What the processes hold after many requests is what they held before.
 
-Nothing is recycled. Each sample is taken once the queue is empty and idle connections are closed.
+Nothing is recycled. Each sample is taken once the queue is empty, garbage is collected, and idle
+connections are closed. The first one is taken when a round of requests adds nothing any more: pools
+and heaps have then the size that their bounds and the load give them.
 """
 
+import json
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,13 +24,15 @@ from chaos.people import COUNT, add_people
 from chaos.stack import Stack
 from chaos.table import Row
 from chaos.vitals import open_files, pss_bytes, threads
+from chaos.watched_worker import FILE
 from servers import wait_until
 
 REQUESTS = 300_000
 SHORT_REQUESTS = 20_000
 STEPS = 10  # samples are taken after the warm-up, half of these, and all of them
-WARM_UP_SHARE = 0.4
-LEAST_WARM_UP = 10_000
+ROUND = 20_000  # of the warm-up
+MOST_ROUNDS = 8
+SETTLED = 0.005  # what a last round may add
 CONNECTIONS = 32
 CROWDED = 160  # in the warm-up
 BURST = 2000
@@ -37,6 +43,7 @@ GROWTH = 0.02
 FILLING = 4  # threads, files and connections more, as pools that have bounds fill now and then
 ITEM_BYTES = 200_000
 APP = "chaos.watched_app:create_app()"
+WORKER = (sys.executable, "-m", "chaos.watched_worker")
 UNFINISHED = (
     "SELECT (SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))"
     " + (SELECT count(*) FROM mails WHERE sent_at IS NULL AND refused IS NULL)"
@@ -51,29 +58,36 @@ def names(options: Options) -> list[str]:
 
 def run(_: str, options: Options) -> list[Row]:
     count = options.events or (SHORT_REQUESTS if options.short else REQUESTS)
-    warm_up = max(LEAST_WARM_UP, int(count * WARM_UP_SHARE))
-    with running_stack(APP) as stack:
+    with running_stack(APP, worker=WORKER) as stack:
         tokens = add_people(stack)
         item_id = upload_file(stack, bytes(ITEM_BYTES))
         mixture = Mixture(stack, tokens, item_id)
-        _warm_up(stack, mixture, tokens, warm_up)
+        rounds = _warm_up(stack, mixture, tokens, min(ROUND, count))
         samples, began = [_sample(stack)], time.monotonic()
         answers: Counter[int] = Counter()
         for step in range(1, STEPS + 1):
             answers += _ask(stack, mixture, tokens, count // STEPS)
             if step in (STEPS // 2, STEPS):
                 samples.append(_sample(stack))
-        return _rows(samples, answers, time.monotonic() - began)
+        return _rows(samples, answers, time.monotonic() - began, rounds)
 
 
-def _warm_up(stack: Stack, mixture: Mixture, tokens: list[str], count: int) -> None:
+def _warm_up(stack: Stack, mixture: Mixture, tokens: list[str], count: int) -> int:
     """All kinds at once; then each by itself, so that the pools it uses grow to their bounds, also
-    those of the worker, which then has all of its jobs to do at once."""
+    those of the worker, which then has all of its jobs to do at once. Then rounds as those that are
+    measured, until one adds nothing; how many these were."""
     _ask(stack, mixture, tokens, count, CROWDED)
     stack.worker.send_signal(signal.SIGSTOP)
     for kind in SHARES:
         arrive(Order(stack.nginx.port, mixture.alone(kind, BURST), None, CROWDED))
     stack.worker.send_signal(signal.SIGCONT)
+    held = _memory(stack)
+    for number in range(1, MOST_ROUNDS + 1):
+        _ask(stack, mixture, tokens, count)
+        before, held = held, _memory(stack)
+        if all(held[name] <= before[name] * (1 + SETTLED) for name in held):
+            return number
+    return MOST_ROUNDS
 
 
 def _ask(
@@ -90,34 +104,45 @@ def _ask(
     return found + Counter({0: outcome.lost})
 
 
+def _memory(stack: Stack) -> Sample:
+    """That of the processes that work, once there is nothing left to do."""
+    wait_until(lambda: stack.query(UNFINISHED) == "0", seconds=EMPTY_SECONDS, every=0.5)
+    _web_alive(stack)
+    _worker_alive(stack)
+    return {
+        "web: memory, MiB": sum(map(pss_bytes, stack.instances[0].workers())) / 2**20,
+        "worker: memory, MiB": pss_bytes(stack.worker.pid) / 2**20,
+    }
+
+
 def _sample(stack: Stack) -> Sample:
     """What is held, in all processes of a kind together."""
-    wait_until(lambda: stack.query(UNFINISHED) == "0", seconds=EMPTY_SECONDS, every=0.5)
+    memory = _memory(stack)
     time.sleep(QUIET_SECONDS)
-    instance, worker = stack.instances[0], stack.worker.process
-    assert worker is not None
+    instance, worker = stack.instances[0], stack.worker.pid
     web = instance.workers()
-    alive = _alive(stack)
+    web_alive, worker_alive = _web_alive(stack), _worker_alive(stack)
     clients = redis.Redis.from_url(stack.servers.redis.url).info("clients")
     there = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
     return {
-        "web: memory, MiB": sum(map(pss_bytes, web)) / 2**20,
-        "web: Python objects": sum(found["objects"] for found in alive),
-        "web: tasks": sum(found["tasks"] for found in alive),
+        **memory,
+        "web: Python objects": sum(found["objects"] for found in web_alive),
+        "web: tasks": sum(found["tasks"] for found in web_alive),
         "web: open files": sum(map(open_files, web)),
         "web: threads": sum(map(threads, web)),
         "master: memory, MiB": pss_bytes(instance.master) / 2**20,
         "master: open files": open_files(instance.master),
-        "worker: memory, MiB": pss_bytes(worker.pid) / 2**20,
-        "worker: open files": open_files(worker.pid),
-        "worker: threads": threads(worker.pid),
+        "worker: Python objects": worker_alive["objects"],
+        "worker: tasks": worker_alive["tasks"],
+        "worker: open files": open_files(worker),
+        "worker: threads": threads(worker),
         "PostgreSQL: connections": int(stack.query(there)) - 1,
         "Redis: connections": clients["connected_clients"] - 1,
     }
 
 
-def _alive(stack: Stack) -> list[dict[str, int]]:
-    """What each web worker tells of itself."""
+def _web_alive(stack: Stack) -> list[dict[str, int]]:
+    """What each web worker tells of itself, its garbage collected."""
     instance = stack.instances[0]
     found: dict[int, dict[str, int]] = {}
 
@@ -130,12 +155,22 @@ def _alive(stack: Stack) -> list[dict[str, int]]:
     return list(found.values())
 
 
-def _rows(samples: list[Sample], answers: Counter[int], seconds: float) -> list[Row]:
+def _worker_alive(stack: Stack) -> dict[str, int]:
+    """The same of the background worker."""
+    path = stack.worker.directory / FILE
+    path.unlink(missing_ok=True)
+    stack.worker.send_signal(signal.SIGUSR1)
+    wait_until(path.exists)
+    found: dict[str, int] = json.loads(path.read_text())
+    return found
+
+
+def _rows(samples: list[Sample], answers: Counter[int], seconds: float, rounds: int) -> list[Row]:
     failed = sum(count for status, count in answers.items() if status >= 500 or not status)
     counted = {str(status): count for status, count in sorted(answers.items())}
     rows: list[Row] = [
         {
-            "scenario": f"{answers.total()} requests in {seconds:.0f} s",
+            "scenario": f"{answers.total()} requests in {seconds:.0f} s, after {rounds} rounds",
             "growth": "",
             "met": "NO" if failed else "yes",
             "problem": f"{failed} failed" if failed else "",

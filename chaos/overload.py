@@ -24,13 +24,14 @@ Runner = Callable[[Stack, Options], list[Row]]
 
 
 @contextmanager
-def running_stack(*app: str) -> Iterator[Stack]:
+def running_stack(*app: str, worker: tuple[str, ...] = ()) -> Iterator[Stack]:
     """One instance with two workers behind an nginx that takes 127.0.0.1 for a load balancer, so
     that clients have addresses of their own, and is told of no limit but that of connections."""
     with open_servers() as servers:
         many = {"WEBSOCKETS_PER_ACCOUNT": "1000", "MAX_REQUESTS": "0"}
         stack = new_stack(servers, NAME, Kind(), environment=many, arguments=app)
         stack.instances = stack.instances[:1]
+        stack.worker.program = worker or stack.worker.program
         upstream = stack.instances[0].web.environment["BIND"]
         balanced = {"UPSTREAM": upstream, "TRUSTED_PROXIES": "127.0.0.1"}
         stack.nginx.environment = {**stack.nginx.environment, **balanced}

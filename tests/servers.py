@@ -540,6 +540,11 @@ class Worker:
         line: dict[str, Any] = wait_until(first, seconds=seconds)
         return line
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
     def send_signal(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)
