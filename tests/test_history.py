@@ -29,7 +29,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def kept(directory: Path) -> list[dict[str, float]]:
-    found: list[dict[str, float]] = json.loads((directory / "history").read_text())
+    """The samples, each after its time."""
+    lines = [line.split(" ", 1) for line in (directory / "history").read_text().splitlines()]
+    found = [json.loads(sample) for _, sample in lines]
+    assert [float(at) for at, _ in lines] == [sample["at"] for sample in found]
     return found
 
 

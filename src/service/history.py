@@ -45,7 +45,7 @@ class History:
 
     def __init__(self, machine: Callable[[], Sample]) -> None:
         self.machine = machine
-        self._own: list[Sample] = []  # of a process that has no others
+        self._own: list[str] = []  # of a process that has no others
         self._own_at = float("-inf")
 
     def add_if_due(self) -> None:
@@ -62,18 +62,25 @@ class History:
                 if mine and _is_due(_written_at(path)):
                     _write(path, self._with_new(_read(path)))
 
-    def _with_new(self, samples: Sequence[Sample]) -> list[Sample]:
+    def _with_new(self, lines: Sequence[str]) -> list[str]:
         now = time.time()
-        kept = [sample for sample in samples if now - KEPT_SECONDS < sample["at"] <= now]
-        return [*kept, {"at": round(now, 1), **_totals(), **self.machine()}]
+        kept = [line for line in lines if now - KEPT_SECONDS < _at(line) <= now]
+        sample = {"at": round(now, 1), **_totals(), **self.machine()}
+        return [*kept, f"{sample['at']} {json.dumps(sample, separators=(',', ':'))}"]
 
     def since(self, moment: float) -> dict[str, Any]:
         """Samples later than a moment, as a column each; null where a sample has no such value."""
         directory = metric_files.directory()
-        samples = self._own if directory is None else _read(Path(directory, NAME))
-        newer = [sample for sample in samples if sample["at"] > moment]
+        lines = self._own if directory is None else _read(Path(directory, NAME))
+        newer = [json.loads(line.partition(" ")[2]) for line in lines if _at(line) > moment]
         names = dict.fromkeys(name for sample in newer for name in sample)
         return {name: [sample.get(name) for sample in newer] for name in names}
+
+
+def _at(line: str) -> float:
+    """When it was taken. A line has that before the sample, so that those which only move on need
+    not be parsed."""
+    return float(line.partition(" ")[0])
 
 
 def _totals() -> Sample:
@@ -126,18 +133,17 @@ def _locked(path: Path) -> Iterator[bool]:
             yield True
 
 
-def _read(path: Path) -> list[Sample]:
+def _read(path: Path) -> list[str]:
     with suppress(FileNotFoundError):
-        samples: list[Sample] = json.loads(path.read_text())
-        return samples
+        return path.read_text().splitlines()
     return []
 
 
-def _write(path: Path, samples: list[Sample]) -> None:
+def _write(path: Path, lines: list[str]) -> None:
     """Who reads it meanwhile sees all of it or the one before."""
     draft = path.with_suffix(f".{secrets.token_hex(4)}")
     try:
-        draft.write_text(json.dumps(samples, separators=(",", ":")))
+        draft.write_text("\n".join(lines))
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ import asyncio
 import statistics
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +18,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def resources() -> Any:
-    return SimpleNamespace(cpu_gate=asyncio.Semaphore(2))
+def resources() -> Iterator[Any]:
+    with ThreadPoolExecutor(4) as threads:
+        yield SimpleNamespace(cpu_gate=asyncio.Semaphore(2), hashing=threads)
 
 
 async def test_a_hash_verifies_its_password_and_no_other(resources: Any) -> None:
@@ -90,3 +93,22 @@ async def test_no_more_hashes_at_once_than_the_gate_lets_in(
     monkeypatch.setattr(passwords, "_hashes", Counting())
     await asyncio.gather(*(passwords.hash_password(resources, PASSWORD) for _ in range(12)))
     assert most == 2
+
+
+async def test_all_hashes_are_made_by_the_same_few_threads(
+    resources: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As each thread that ever made one keeps its memory."""
+    threads = set()
+
+    class Noting:
+        def hash(self, password: str) -> str:
+            threads.add(threading.current_thread())
+            return ""
+
+    monkeypatch.setattr(passwords, "_hashes", Noting())
+    for _ in range(12):
+        await asyncio.gather(
+            passwords.hash_password(resources, PASSWORD), asyncio.to_thread(time.sleep, 0.005)
+        )
+    assert threads <= resources.hashing._threads
