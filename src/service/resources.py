@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 
 from service import metrics
 from service.cache import Cache, open_cache
+from service.cgroups import cgroup_limits
 from service.checks import Check, InThread
 from service.database import Database, open_database
 from service.fanout import Fanout, open_fanout
@@ -29,7 +30,7 @@ from service.middleware import RequestLayer
 from service.redis import OptionalRedis, is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
-from service.system import disk_usage, resident_bytes
+from service.system import disk_usage, resident_bytes, usable_cpus, web_workers
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Resources:
     mailer: Mailer
     jobs: Jobs
     cpu_gate: asyncio.Semaphore  # around work in threads that needs a core for milliseconds
-    hashing: Executor  # as many threads: each keeps the memory of its last hash, 19 MiB
+    hashing: Executor  # of passwords; each of its threads keeps the 19 MiB of its last hash
 
 
 def provide(connection: HTTPConnection) -> Resources:
@@ -149,9 +150,11 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             )
 
         jobs = Jobs(database)
-        cores = os.cpu_count() or 1
-        gate = asyncio.Semaphore(cores)
-        hashing = stack.enter_context(ThreadPoolExecutor(cores, "hashing"))
+        cores = int(usable_cpus(cgroup_limits()))
+        gate = asyncio.Semaphore(max(1, cores))
+        # In all workers together no more than there are cores.
+        threads = max(1, cores // web_workers(settings))
+        hashing = stack.enter_context(ThreadPoolExecutor(threads, "hashing"))
         await stack.enter_async_context(health.running())
         yield Resources(
             settings,

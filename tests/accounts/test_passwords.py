@@ -13,6 +13,10 @@ import pytest
 
 from api import PASSWORD, hash_of_password
 from service.accounts import passwords
+from service.health import Health
+from service.lifecycle import Lifecycle
+from service.resources import open_resources
+from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -112,3 +116,13 @@ async def test_all_hashes_are_made_by_the_same_few_threads(
             passwords.hash_password(resources, PASSWORD), asyncio.to_thread(time.sleep, 0.005)
         )
     assert threads <= resources.hashing._threads
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 6), (2, 3), (4, 1), (64, 1)])
+async def test_all_workers_together_hash_on_no_more_cores_than_there_are(
+    embedded_settings: Settings, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr("service.resources.usable_cpus", lambda limits: 6.5)
+    settings = embedded_settings.model_copy(update={"web_concurrency": workers})
+    async with open_resources(settings, Health(Lifecycle())) as opened:
+        assert opened.hashing._max_workers == threads

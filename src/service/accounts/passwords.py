@@ -1,4 +1,4 @@
-"""Password hashes: argon2id, in threads, never more at once than there are cores."""
+"""Password hashes: argon2id, in threads, in all workers never more at once than there are cores."""
 
 import asyncio
 import unicodedata
