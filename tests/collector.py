@@ -22,6 +22,7 @@ class Span:
     name: str
     attributes: dict[str, str]
     failed: bool
+    words: str  # of its status and its events
 
 
 class Collector:
@@ -60,6 +61,7 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                     span.name,
                     {a.key: a.value.string_value or str(a.value) for a in span.attributes},
                     span.status.code == span.status.STATUS_CODE_ERROR,
+                    span.status.message + "".join(map(str, span.events)),
                 )
 
 

@@ -41,9 +41,10 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
         self.begun = query if query.startswith("BEGIN") else ""
         return status
 
-    async def executemany(self, *arguments: Any, **more: Any) -> None:
+    async def executemany(self, query: str, *arguments: Any, **more: Any) -> None:
         self.begun = ""
-        await super().executemany(*arguments, **more)
+        with tracing.query(query):
+            await super().executemany(query, *arguments, **more)
 
     async def fetch(self, query: str, *values: Any, **more: Any) -> list[Any]:
         with tracing.query(query):

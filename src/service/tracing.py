@@ -21,6 +21,7 @@ from service import logs
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 log = logging.getLogger(__name__)
@@ -92,12 +93,11 @@ def request(
         for name in (TRACEPARENT, "tracestate")
         if name.encode() in headers
     }
-    return _tracer.start_as_current_span(
+    return _span(
         method,
-        context=propagate.extract(carrier),
-        kind=trace.SpanKind.SERVER,
-        attributes={"url.path": path, "request_id": logs.request_id.get()},
-        record_exception=False,
+        trace.SpanKind.SERVER,
+        {"url.path": path, "request_id": logs.request_id.get()},
+        propagate.extract(carrier),
     )
 
 
@@ -120,26 +120,23 @@ def query(text: str) -> AbstractContextManager[object]:
     if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return NOTHING
     about = {"db.system.name": "postgresql", "db.query.text": text}
-    return _client_span(text.split(None, 1)[0], about)
+    return _span(text.split(None, 1)[0], trace.SpanKind.CLIENT, about)
 
 
 def mail(host: str, port: int) -> AbstractContextManager[object]:
     """Around the conversation with a mail server."""
     if _tracer is None:
         return NOTHING
-    return _client_span("SMTP", {"server.address": host, "server.port": port})
+    return _span("SMTP", trace.SpanKind.CLIENT, {"server.address": host, "server.port": port})
 
 
 def job(task: str, arguments: Mapping[str, Any], attempt: int) -> AbstractContextManager[object]:
     """Around a run of a job, as a part of what made it."""
     if _tracer is None:
         return NOTHING
-    return _tracer.start_as_current_span(
-        task,
-        context=propagate.extract({TRACEPARENT: str(arguments.get(TRACEPARENT, ""))}),
-        kind=trace.SpanKind.CONSUMER,
-        attributes={"attempt": attempt},
-    )
+    carrier = {TRACEPARENT: str(arguments.get(TRACEPARENT, ""))}
+    context = propagate.extract(carrier)
+    return _span(task, trace.SpanKind.CONSUMER, {"attempt": attempt}, context)
 
 
 def carried() -> dict[str, str]:
@@ -160,8 +157,25 @@ def failed(error: BaseException) -> None:
     span.set_status(trace.StatusCode.ERROR)
 
 
-def _client_span(name: str, attributes: Mapping[str, str | int]) -> AbstractContextManager[object]:
+@contextmanager
+def _span(
+    name: str,
+    kind: trace.SpanKind,
+    attributes: Mapping[str, str | int],
+    context: Context | None = None,
+) -> Iterator[None]:
+    """The SDK would add an error's words to it, in an event and in its status."""
     assert _tracer is not None
-    return _tracer.start_as_current_span(
-        name, kind=trace.SpanKind.CLIENT, attributes=attributes, record_exception=False
-    )
+    with _tracer.start_as_current_span(
+        name,
+        context,
+        kind,
+        attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ):
+        try:
+            yield
+        except Exception as error:
+            failed(error)
+            raise

@@ -144,6 +144,22 @@ def test_what_fails_is_marked_without_its_words(site: Site, shared_postgresql: P
     )
     assert span.failed
     assert span.attributes["error.type"] == "JobAbandoned"
+    assert span.words == ""
+
+
+def test_what_a_mail_server_says_of_a_recipient_is_in_no_span(site: Site) -> None:
+    site.mail.answers["RCPT"] = f"550 5.1.1 <{EMAIL}>: no such mailbox"
+    trace_id = secrets.token_hex(16)
+    body = {"email": EMAIL, "password": PASSWORD}
+    assert site.post("/api/accounts", trace_id, json=body).status_code == 202
+    spans = wait_until(
+        lambda: (found := site.collector.trace(trace_id)) and has_mail(found) and found
+    )
+    (mail,) = (span for span in spans if span.name == "SMTP")
+    assert mail.failed
+    assert mail.attributes["error.type"].startswith("SMTP")
+    assert EMAIL not in repr(spans)
+    assert "".join(span.words for span in spans) == ""
 
 
 def test_a_collector_that_is_away_is_told_of_once_and_holds_up_nothing(
