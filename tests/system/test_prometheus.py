@@ -218,6 +218,7 @@ def test_every_alert_fires_when_it_has_a_reason_to(site: Site) -> None:
     answer = httpx.post(f"{site.web.url}/api/accounts", json=body, timeout=30)
     assert answer.status_code == 202, answer.text
     expect("NoWorker", "InstanceDown", "JobsWait", "ErrorBudgetBurns", "CertificateExpires")
+    expect("ErrorBudgetShrinks")
     site.postgresql.freeze()
     expect("DatabaseAway")
     site.postgresql.thaw()
