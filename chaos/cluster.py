@@ -99,6 +99,7 @@ class Watch:
     restarts: dict[str, int] = field(default_factory=dict)
     """By pod/container, of pods that were ready once"""
     _ready: set[str] = field(default_factory=set)
+    _processes: list[subprocess.Popen[str]] = field(default_factory=list)
     _left: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Watch:
@@ -121,12 +122,17 @@ class Watch:
         during = [members for at, members in self.seen if at > began]
         return [len(members) for members in [*before[-1:], *during]]
 
+    def assert_it_follows(self) -> None:
+        """What is not seen any more looks as if nothing happened."""
+        assert all(process.poll() is None for process in self._processes), "a watch has ended"
+
     def _follow(self, note: Callable[[str], None], *what: str) -> None:
         process = subprocess.Popen(
             ["kubectl", "--namespace", self.cluster.namespace, "get", "--watch", *what],
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._processes.append(process)
 
         def read() -> None:
             assert process.stdout is not None

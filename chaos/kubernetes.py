@@ -80,6 +80,7 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
         time.sleep(1)
         try:
             saw = event.act(trial, watch)
+            watch.assert_it_follows()
         except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
             problem = f"{error!r}"
     restarted = sum(watch.restarts.values()) - restarts

@@ -83,8 +83,13 @@ class Overlay:
                 {"patch": json.dumps({**gone, "metadata": {"name": name}, "$patch": "delete"})}
             )
             if self.old:
-                older = [_replace("/apiVersion", "policy/v1beta1")]
+                older = [
+                    _replace("/apiVersion", "policy/v1beta1"),
+                    _remove("/spec/unhealthyPodEvictionPolicy"),
+                ]
                 patches.append(_patch(name, older, "PodDisruptionBudget"))
+        if self.old:
+            patches.append(_patch("migrate", [_remove("/spec/podFailurePolicy")]))
         return patches
 
     def _of_pods(self, name: str) -> list[Patch]:
@@ -106,6 +111,10 @@ class Overlay:
 
 def _replace(path: str, value: object, operation: str = "replace") -> Patch:
     return {"op": operation, "path": path, "value": value}
+
+
+def _remove(path: str) -> Patch:
+    return {"op": "remove", "path": path}
 
 
 def _patch(name: str, operations: Sequence[Patch], kind: str = "") -> Patch:

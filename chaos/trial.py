@@ -66,7 +66,7 @@ class Trial:
         result = subprocess.run(
             [self.overlay.folder / "rollout", self.overlay.path],
             check=False,
-            env=os.environ | {"ROLLOUT_SECONDS": str(seconds)},
+            env=os.environ | {"ROLLOUT_SECONDS": str(seconds), "MIGRATION_SECONDS": str(seconds)},
             capture_output=True,
             text=True,
             timeout=3 * seconds + 60,
