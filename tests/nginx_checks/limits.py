@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack  # media
 
 from echo import Answer
 from nginx import Site
@@ -160,6 +161,24 @@ def uploads_without_a_length_are_limited(site: Site) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def a_client_sends_so_many_uploads_at_once(site: Site) -> None:
+    """What it has not sent yet counts; what else it asks does not."""
+
+    def upload() -> int:
+        return site.nginx.ask("/api/media", "POST", content=b"x").status_code
+
+    with ExitStack() as opened:
+        for _ in range(32):
+            connection = opened.enter_context(site.nginx.connect())
+            connection.sendall(site.nginx.head("POST", "/api/media", "Content-Length: 9") + b"x")
+        time.sleep(0.5)
+        assert upload() == 429
+        assert site.nginx.ask("/api/media").status_code == 200
+        assert site.nginx.ask("/api/keys", "POST", content=b"x").status_code == 200
+    time.sleep(0.5)
+    assert upload() == 200
+
+
 # media: to here
 
 
@@ -213,6 +232,7 @@ SIZES = [
     uploads_may_be_as_large_as_the_app_takes,
     uploads_are_limited,
     uploads_without_a_length_are_limited,
+    a_client_sends_so_many_uploads_at_once,
     # media: to here
     other_bodies_are_small,
     a_password_never_touches_a_disk,

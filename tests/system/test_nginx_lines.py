@@ -214,6 +214,14 @@ LIMITS = [
     ),
     gone("limit_req  zone=files       burst=200 nodelay;", limits.files_are_limited_too, LIMITED),
     gone("limit_conn connections 128;", limits.a_client_has_so_many_requests_at_once, LIMITED),
+    # media: from here
+    gone("limit_conn uploads     32;", limits.a_client_sends_so_many_uploads_at_once),
+    became(
+        '"POST:/api/media" $client',
+        '"POST:/api/media" ""',
+        limits.a_client_sends_so_many_uploads_at_once,
+    ),
+    # media: to here
     gone("limit_req_status     429;", limits.a_refusal_says_when_to_come_back, LIMITED),
     gone("429     1;", limits.a_refusal_says_when_to_come_back, LIMITED),
     became(
