@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from chaos.arrivals import Outcome
@@ -89,6 +90,7 @@ def many_sockets(stack: Stack, options: Options, ask: Ask) -> list[Row]:
     wrong = status.count(101) < count or still < count or told < len(own) or left
     more = {
         "accepted": status.count(101),
+        "answers": [dict(Counter(status))],
         "told": f"{told} of {len(own)}",
         "left": left,
         "KiB each": round(grown / count / 1024, 1),
