@@ -20,8 +20,9 @@ def show(rows: Sequence[Row]) -> str:
     return aligned([[*shown], *([str(row.get(name, "")) for name in shown] for row in rows)])
 
 
-def missed(rows: Sequence[Row]) -> bool:
-    return any(row["met"] == "NO" for row in rows)
+def missed(rows: Sequence[Row]) -> list[object]:
+    """The scenarios that did."""
+    return [row["scenario"] for row in rows if row["met"] == "NO"]
 
 
 def write(parts: Mapping[str, Sequence[Row]], path: Path) -> None:
