@@ -13,8 +13,8 @@ WORKDIR /srv/service
 COPY requirements-build.txt requirements.txt ./
 # The environment has no pip: the base image's fills it, and stays behind.
 RUN python -m venv --without-pip /opt/venv \
- && pip install --quiet --require-hashes --only-binary :all: --target /opt/backend -r requirements-build.txt \
- && pip --python /opt/venv/bin/python install --quiet --require-hashes --only-binary :all: -r requirements.txt \
+ && pip install --quiet --no-compile --require-hashes --only-binary :all: --target /opt/backend -r requirements-build.txt \
+ && pip --python /opt/venv/bin/python install --quiet --no-compile --require-hashes --only-binary :all: -r requirements.txt \
  && find /opt/venv \( -name tests -o -name testing \) -type d -prune -exec rm -rf {} + \
  # Of what botocore knows of all of AWS: how to get a key. 28 MB speak of other services.
  && find /opt/venv/lib/python*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
@@ -26,15 +26,17 @@ RUN python -m venv --without-pip /opt/venv \
  # And AVIF, the largest format that Pillow reads and the service does not.
  && find /opt/venv \( -path '*/PIL/_avif.*.so' -o -path '*/pillow.libs/libavif-*' \) -delete \
  && find /opt/venv \( -name '*.pyx' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -type f -delete \
- && find /opt/venv -name '*.so*' -type f -exec strip --strip-unneeded {} +
+ && find /opt/venv -name '*.so*' -type f -exec strip --strip-unneeded {} + \
+ # Known by a hash of the source and not by its time, so that two builds of a commit have the same files.
+ && PYTHONHASHSEED=0 python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
 # --- the code: a change of it leaves the packages as they are -------------------------------------
 FROM packages AS build
 COPY pyproject.toml README.md ./
 COPY src src
-RUN PYTHONPATH=/opt/backend pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation \
+RUN PYTHONPATH=/opt/backend pip --python /opt/venv/bin/python install --quiet --no-compile --no-deps --no-build-isolation \
     --editable . \
- && python -m compileall -q src \
+ && PYTHONHASHSEED=0 python -m compileall -q --invalidation-mode checked-hash src \
  && /opt/venv/bin/service static front/static
 COPY nginx.conf deploy/nginx front/
 COPY migrations migrations

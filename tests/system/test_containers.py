@@ -237,6 +237,18 @@ def test_the_image_has_what_runs_and_nothing_that_builds(production: Stack) -> N
     assert not re.search(r"\bpip\b|pytest|/tests|gcc|\bld\b|strip|\.env", found), found
 
 
+def test_no_compiled_file_has_the_time_of_its_build(production: Stack) -> None:
+    """PEP 552: the flags after the magic number are 1 where it is known by its source's hash."""
+    program = (
+        "from pathlib import Path; folders = map(Path, ('/opt/venv', '/srv/service'));"
+        "files = [file for folder in folders for file in folder.rglob('*.pyc')];"
+        "print(len(files), {file.read_bytes()[4] & 1 for file in files})"
+    )
+    count, flags = production.sh("worker", f'python -c "{program}"').split()
+    assert int(count) > 1000
+    assert flags == "{1}"
+
+
 @pytest.fixture(scope="module")
 def careless(production: Stack) -> Iterator[str]:
     """The image of a checkout that only its owner reads, with settings in files of theirs."""
