@@ -63,13 +63,19 @@ def site(make_web: MakeWeb, environment: dict[str, str], tmp_path: Path) -> Iter
             yield Site(web, worker, mail, collector)
 
 
-def test_a_trace_goes_from_the_request_to_the_mail(site: Site) -> None:
+def registered(site: Site) -> list[Span]:
+    """The spans of a registration, once its mail is among them."""
     trace_id = secrets.token_hex(16)
     body = {"email": EMAIL, "password": PASSWORD}
     assert site.post("/api/accounts", trace_id, json=body).status_code == 202
-    spans = wait_until(
+    spans: list[Span] = wait_until(
         lambda: (found := site.collector.trace(trace_id)) and has_mail(found) and found
     )
+    return spans
+
+
+def test_a_trace_goes_from_the_request_to_the_mail(site: Site) -> None:
+    spans = registered(site)
     (request,) = (span for span in spans if span.parent_id == "00f067aa0ba902b7")
     assert request.name == "POST /api/accounts"
     assert request.attributes["http.route"] == "/api/accounts"
@@ -149,12 +155,7 @@ def test_what_fails_is_marked_without_its_words(site: Site, shared_postgresql: P
 
 def test_what_a_mail_server_says_of_a_recipient_is_in_no_span(site: Site) -> None:
     site.mail.answers["RCPT"] = f"550 5.1.1 <{EMAIL}>: no such mailbox"
-    trace_id = secrets.token_hex(16)
-    body = {"email": EMAIL, "password": PASSWORD}
-    assert site.post("/api/accounts", trace_id, json=body).status_code == 202
-    spans = wait_until(
-        lambda: (found := site.collector.trace(trace_id)) and has_mail(found) and found
-    )
+    spans = registered(site)
     (mail,) = (span for span in spans if span.name == "SMTP")
     assert mail.failed
     assert mail.attributes["error.type"].startswith("SMTP")
