@@ -386,7 +386,7 @@ function overview({ kind, title, text }) {
     ${section("workers", "Workers", shown.age, html`
       ${workersTable(newest.workers)}
       ${machine(newest)}`)}
-    ${section("jobs", "Failed jobs", 0, html`
+    ${section("jobs", "Failed jobs", state.jobs ? (performance.now() - state.jobsAskedAt) / 1000 : 0, html`
       <p class="mistake" role="status">${state.jobsProblem}</p>
       ${jobsTable()}
       <p role="status">${state.said}</p>`)}
