@@ -123,6 +123,7 @@ function sum(...columns) {
     const known = columns.map((column) => column[i]).filter((value) => value != null);
     return known.length ? known.reduce((a, b) => a + b, 0) : null;
   });
+}
 
 // --- asking -----------------------------------------------------------------------------------
 
