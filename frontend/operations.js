@@ -185,6 +185,7 @@ async function lookAtJobs(own) {
 
 async function watch(own) {
   const backoff = new Backoff(lookMilliseconds);
+  own.dueAt = performance.now();
   for (let turn = 0; state === own; turn += 1) {
     try {
       await look(own, own.token);

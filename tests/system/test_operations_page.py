@@ -37,7 +37,10 @@ FAILED_JOBS = (
 WAITING_JOBS = (DEFER, "UPDATE procrastinate_events SET at = now() - interval '1 hour'")
 # Whether a canvas has more on it than its grey axes.
 HAS_LINES = """canvas => {
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
+    const { width, height } = canvas
+    const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true })
+    copy.drawImage(canvas, 0, 0)
+    const { data } = copy.getImageData(0, 0, width, height)
     for (let i = 0; i < data.length; i += 4) {
         const [red, green, blue, opacity] = data.slice(i, i + 4)
         const colour = Math.max(red, green, blue) - Math.min(red, green, blue)
@@ -306,6 +309,7 @@ def test_it_does_not_say_that_all_is_well_while_nothing_answers(web: Web, tab: T
     page = tab.page
     enter(page, web.url)
     expect_verdict(page, "All is well")
+    expect(page.get_by_text("None. What a job could not do")).to_be_visible()
     workers = web.workers()
     parts = ("Checks", "The last", "Workers", "Failed jobs")
     old = page.get_by_role("heading", name=re.compile("as of .* ago"))
@@ -346,6 +350,7 @@ def test_a_hidden_tab_keeps_its_title_until_it_has_asked(web: Web, tab: Tab) -> 
     page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => true })")
     enter(page, web.url)
     expect(page).to_have_title("All is well - Operations")
+    expect(page.get_by_text("None. What a job could not do")).to_be_visible()  # it waits
     page.evaluate(NOTE_TITLES)
     page.clock.fast_forward("01:00")
     page.wait_for_timeout(3000)
