@@ -269,7 +269,7 @@ function checkCard([name, check], report, samples) {
         <div><dt>Looked at</dt><dd>${check.age_seconds == null ? "–" : html`${duration(check.age_seconds)} ago`}</dd></div>
         ${changed
           ? html`<div><dt>So for</dt><dd>${duration(report.timestamp - check.last_change)}</dd></div>
-              <div><dt>Since</dt><dd><time datetime=${changed.toISOString()}>${changed.toLocaleString()}</time></dd></div>`
+              <div><dt>Since</dt><dd><time datetime=${changed.toISOString()}>${changed.toLocaleString([], { dateStyle: "short", timeStyle: "medium" })}</time></dd></div>`
           : nothing}
         ${check.failures_in_a_row
           ? html`<div><dt>Failures in a row</dt><dd>${check.failures_in_a_row}</dd></div>`

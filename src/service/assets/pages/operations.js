@@ -19,7 +19,7 @@
         <div><dt>Latency</dt><dd>${ze(t.latency_seconds)}</dd></div>
         <div><dt>Looked at</dt><dd>${t.age_seconds==null?"–":me`${ze(t.age_seconds)} ago`}</dd></div>
         ${i?me`<div><dt>So for</dt><dd>${ze(n.timestamp-t.last_change)}</dd></div>
-              <div><dt>Since</dt><dd><time datetime=${i.toISOString()}>${i.toLocaleString()}</time></dd></div>`:pe}
+              <div><dt>Since</dt><dd><time datetime=${i.toISOString()}>${i.toLocaleString([],{dateStyle:"short",timeStyle:"medium"})}</time></dd></div>`:pe}
         ${t.failures_in_a_row?me`<div><dt>Failures in a row</dt><dd>${t.failures_in_a_row}</dd></div>`:pe}
       </dl>
       <svg viewBox="0 0 100 24" preserveAspectRatio="none" aria-hidden="true">${no`<path d=${a}></path>`}</svg>
