@@ -7,32 +7,38 @@ import { Backoff, pause } from "./common/backoff.js";
 import { bytes, duration, number, percent } from "./common/format.js";
 import { request } from "./common/request.js";
 import { Plot, sparkline } from "./operations/charts.js";
+import { hear, oldSeconds } from "./operations/replicas.js";
 import { Samples } from "./operations/series.js";
+import { isStale, listed, verdict, words, worst } from "./operations/verdict.js";
 
 const lookMilliseconds = 2000;
 const jobsEvery = 3; // looks
 const drawMilliseconds = 5000; // also where no answer comes
-const oldSeconds = 15; // a report that is older may no longer be true
-const silentSeconds = 60; // a replica that nobody heard of for so long answers no more
-const listed = 100;
 
 const place = document.getElementById("operations");
-const state = {
-  token: "",
-  asking: false,
-  watch: null, // by which the loop that asks knows that it is still wanted
-  refusal: "",
-  shown: "", // a replica's name
-  problem: "",
-  jobs: null,
-  jobsProblem: "",
-  busy: new Set(),
-  said: "",
-};
-// By name, as a load balancer takes turns: what each reported and when, by performance.now() as clocks
-// may be off, and its samples.
-const replicas = new Map();
+const pageTitle = document.title;
 const plots = [];
+let state = fresh();
+
+// What is known under one token. Who waits for an answer keeps the state it asked with: what comes
+// after the token was forgotten is lost with it.
+function fresh(refusal = "") {
+  return {
+    token: "",
+    asking: false,
+    refusal,
+    replicas: new Map(), // by name
+    shown: "", // a replica's name
+    dueAt: Infinity, // of the next look, by performance.now()
+    problem: null,
+    historyProblem: "",
+    jobs: null,
+    jobsAskedAt: 0,
+    jobsProblem: "",
+    busy: new Set(),
+    said: "",
+  };
+}
 
 const figures = [
   {
@@ -95,12 +101,13 @@ const figures = [
     least: 1,
   },
   {
-    title: "CPU and memory, of what may be used",
+    title: "CPU, memory and disk, of what may be used",
     lines: [
       { label: "CPU", colour: "accent", format: percent },
       { label: "memory", colour: "good", format: percent },
+      { label: "disk", colour: "warn", format: percent },
     ],
-    columns: (s) => [s.column("cpu_percent"), s.column("memory_percent")],
+    columns: (s) => ["cpu", "memory", "disk"].map((name) => s.column(`${name}_percent`)),
     least: 10,
   },
   {
@@ -122,44 +129,38 @@ function sum(...columns) {
 
 async function open(event) {
   event.preventDefault();
-  const field = event.target.elements.token;
-  const token = field.value.trim();
-  state.asking = true;
-  state.refusal = "";
+  const own = state;
+  const token = event.target.elements.token.value.trim();
+  Object.assign(own, { asking: true, refusal: "" });
   draw();
   try {
-    replicas.clear();
-    await look(token);
-    state.token = token;
+    await look(own, token);
+    own.token = token;
   } catch (error) {
-    state.refusal =
+    own.refusal =
       error.status === 401
         ? "That is not the token."
         : error.status === 404
           ? "This service has no HEALTH_TOKEN, so there is nothing to see here."
           : error.message;
   }
-  state.asking = false;
+  own.asking = false;
   draw();
-  if (state.token) watch();
-  else place.querySelector("input")?.focus();
+  place.querySelector(own.token ? ".verdict h2" : "input").focus();
+  if (own.token) watch(own);
 }
 
-async function look(token) {
+async function look(own, token) {
   const { data } = await request("GET", "/api/operations/health", { token }).catch((error) => {
     // 503 is also how an unhealthy service reports.
     if (error.status === 503 && error.data?.checks) return error;
     throw error;
   });
-  const seen = replicas.get(data.replica) || { samples: new Samples() };
-  replicas.set(data.replica, Object.assign(seen, { report: data, reportedAt: performance.now() }));
-  for (const [name, replica] of replicas) {
-    if (age(replica) > silentSeconds) replicas.delete(name);
-  }
-  if (!replicas.has(state.shown)) state.shown = data.replica;
+  hear(own.replicas, data);
+  if (!own.replicas.has(own.shown)) own.shown = data.replica;
 }
 
-async function lookBack(token) {
+async function lookBack({ replicas, token }) {
   // Whoever answers: nobody knows beforehand. So all is asked for until every replica has some.
   const since = Math.min(...[...replicas.values()].map(({ samples }) => samples.newest));
   const { data } = await request("GET", `/api/operations/history?since=${since}`, { token });
@@ -167,104 +168,80 @@ async function lookBack(token) {
   if (!replica) return;
   if (data.now < replica.samples.newest) replica.samples = new Samples(); // its clock was set back
   else if (replica.samples.length || !since) replica.samples.add(data.columns, data.now);
-  state.now = data.now;
 }
 
-function age(replica) {
-  return (performance.now() - replica.reportedAt) / 1000;
-}
-
-async function lookAtJobs(token) {
+async function lookAtJobs(own) {
+  const asked = performance.now();
   try {
     const path = `/api/operations/jobs?status=failed&limit=${listed}`;
-    state.jobs = (await request("GET", path, { token })).data.items;
-    state.jobsProblem = "";
+    const { data } = await request("GET", path, { token: own.token });
+    // One that was asked for before, and comes only now, has jobs that are discarded.
+    if (asked > own.jobsAskedAt) Object.assign(own, { jobs: data.items, jobsAskedAt: asked });
+    own.jobsProblem = "";
   } catch (error) {
-    state.jobsProblem = error.message;
+    own.jobsProblem = error.message;
   }
 }
 
-async function watch() {
-  const { token } = state;
-  const own = (state.watch = {}); // the token may be forgotten, and typed again
+async function watch(own) {
   const backoff = new Backoff(lookMilliseconds);
-  for (let turn = 0; state.watch === own; turn += 1) {
+  own.dueAt = performance.now();
+  for (let turn = 0; state === own; turn += 1) {
     try {
-      await look(token);
-      await lookBack(token);
-      if (turn % jobsEvery === 0) await lookAtJobs(token);
-      state.problem = "";
+      await look(own, own.token);
+      own.problem = null;
       backoff.reset();
+      own.historyProblem = await lookBack(own).then(() => "", (error) => error.message);
+      if (turn % jobsEvery === 0) await lookAtJobs(own);
     } catch (error) {
-      if (state.watch !== own) return;
+      if (state !== own) return;
       if (error.status === 401 || error.status === 404) return close("The token is no longer good.");
-      state.problem = error.message;
+      own.problem = error;
     }
+    const wait = own.problem ? backoff.next() : lookMilliseconds;
+    own.dueAt = performance.now() + wait;
     draw();
-    await pause(state.problem ? backoff.next() : lookMilliseconds);
+    await pause(wait);
   }
 }
 
-function close(reason = "") {
-  Object.assign(state, { token: "", watch: null, shown: "", jobs: null, problem: "", refusal: reason });
+function close(refusal) {
+  state = fresh(refusal);
   draw();
+  place.querySelector("input").focus();
 }
 
-async function change(job, method, path, done) {
-  state.busy.add(job.id);
+async function change(job, { name, method, path, done }) {
+  const own = state;
+  const row = own.jobs.findIndex(({ id }) => id === job.id);
+  own.busy.add(job.id);
   draw();
   try {
-    await request(method, `/api/operations/jobs/${job.id}${path}`, { token: state.token });
-    state.said = `Job ${job.id} ${done}.`;
+    await request(method, `/api/operations/jobs/${job.id}${path}`, { token: own.token });
+    own.said = `Job ${job.id} ${done}.`;
   } catch (error) {
-    state.said = `Job ${job.id}: ${error.message}`;
+    own.said = `Job ${job.id}: ${error.message}`;
   }
-  await lookAtJobs(state.token);
-  state.busy.delete(job.id);
+  await lookAtJobs(own);
+  own.busy.delete(job.id);
   draw();
+  if (document.activeElement !== document.body) return;
+  // Its button had the focus, and is gone: the next one has it now.
+  const buttons = place.querySelectorAll(`button[name="${name}"]`);
+  (buttons[Math.min(row, buttons.length - 1)] || place.querySelector("#jobs"))?.focus();
+}
+
+function retry(job) {
+  change(job, { name: "retry", method: "POST", path: "/retry", done: "will run again" });
 }
 
 function discard(job) {
   if (confirm(`Discard job ${job.id} (${job.task})? What it was to do is never done.`)) {
-    change(job, "DELETE", "", "is discarded");
+    change(job, { name: "discard", method: "DELETE", path: "", done: "is discarded" });
   }
 }
 
 // --- showing ----------------------------------------------------------------------------------
-
-// Of the service: what the worst replica says that was heard of lately.
-function verdict() {
-  const youngest = Math.min(...[...replicas.values()].map(age));
-  const old = `The last report is ${duration(youngest)} old.`;
-  if (state.problem) return { kind: "bad", title: "No answer", text: `${state.problem} ${old}` };
-  if (youngest > oldSeconds) return { kind: "warn", title: "Unknown", text: old };
-  const heard = [...replicas].filter(([, replica]) => age(replica) <= oldSeconds);
-  const verdicts = heard.map(([name, { report }]) => ({ name, ...verdictOf(report) }));
-  const worst = verdicts.reduce((a, b) => (b.rank > a.rank ? b : a));
-  if (heard.length === 1) return worst;
-  return { ...worst, text: worst.rank ? `${worst.name}: ${worst.text}` : `On ${heard.length} replicas. ${worst.text}` };
-}
-
-function verdictOf(report) {
-  const failing = Object.entries(report.checks).filter(([, check]) => check.state === "fail" || check.state === "unknown");
-  const names = failing.map(([name]) => words(name)).join(", ");
-  if (report.state === "draining") {
-    return { rank: 2, kind: "bad", title: "Draining", text: "This process was told to stop and finishes what it has." };
-  }
-  if (report.status === "unhealthy") {
-    return { rank: 3, kind: "bad", title: "Not ready", text: names ? `Failing: ${names}.` : `It is ${report.state}.` };
-  }
-  if (report.status === "degraded") {
-    const slow = Object.keys(report.checks).filter((name) => report.checks[name].state === "slow");
-    const text = names ? `It serves, without: ${names}.` : `It serves; slow: ${slow.map(words).join(", ")}.`;
-    return { rank: 1, kind: "warn", title: "Degraded", text };
-  }
-  return { rank: 0, kind: "good", title: "All is well", text: `Every check passes; up for ${duration(report.uptime)}.` };
-}
-
-function words(name) {
-  return name.replaceAll("_", " ");
-}
 
 function entrance() {
   return html`
@@ -279,8 +256,8 @@ function entrance() {
     </form>`;
 }
 
-function checkCard([name, check], { report, samples }) {
-  const since = check.last_change ? duration(report.timestamp - check.last_change) : "–";
+function checkCard([name, check], report, samples) {
+  const changed = check.last_change && new Date(1000 * check.last_change);
   const kind = check.state === "pass" ? "good" : check.state === "fail" && check.required ? "bad" : "warn";
   const path = sparkline(samples.column(`latency_${name}`));
   return html`
@@ -290,7 +267,10 @@ function checkCard([name, check], { report, samples }) {
       <dl>
         <div><dt>Latency</dt><dd>${duration(check.latency_seconds)}</dd></div>
         <div><dt>Looked at</dt><dd>${check.age_seconds == null ? "–" : html`${duration(check.age_seconds)} ago`}</dd></div>
-        <div><dt>So for</dt><dd>${since}</dd></div>
+        ${changed
+          ? html`<div><dt>So for</dt><dd>${duration(report.timestamp - check.last_change)}</dd></div>
+              <div><dt>Since</dt><dd><time datetime=${changed.toISOString()}>${changed.toLocaleString([], { dateStyle: "short", timeStyle: "medium" })}</time></dd></div>`
+          : nothing}
         ${check.failures_in_a_row
           ? html`<div><dt>Failures in a row</dt><dd>${check.failures_in_a_row}</dd></div>`
           : nothing}
@@ -306,7 +286,7 @@ function workersTable(workers) {
         <thead><tr><th scope="col">Process</th><th scope="col">Heartbeat</th><th scope="col">Loop lag</th>
           <th scope="col">Requests</th><th scope="col">Memory</th></tr></thead>
         <tbody>${repeat(workers, (worker) => worker.pid, (worker) => html`
-          <tr data-kind=${worker.heartbeat_age_seconds > 5 ? "bad" : "good"}>
+          <tr data-kind=${isStale(worker) ? "bad" : "good"}>
             <th scope="row">${worker.pid}</th>
             <td>${duration(worker.heartbeat_age_seconds)} ago</td>
             <td>${duration(worker.event_loop_lag_seconds)}</td>
@@ -318,7 +298,7 @@ function workersTable(workers) {
 }
 
 function jobsTable() {
-  if (state.jobsProblem) return html`<p class="mistake">${state.jobsProblem}</p>`;
+  if (!state.jobs && state.jobsProblem) return nothing;
   if (!state.jobs) return html`<p>Looking …</p>`;
   if (!state.jobs.length) return html`<p>None. What a job could not do is listed here with its reason.</p>`;
   return html`
@@ -334,9 +314,9 @@ function jobsTable() {
             <td>${job.attempts}</td>
             <td>${job.reason}</td>
             <td class="actions">
-              <button ?disabled=${state.busy.has(job.id)}
-                @click=${() => change(job, "POST", "/retry", "will run again")}>Retry<span class="unseen"> job ${job.id}</span></button>
-              <button class="quiet" ?disabled=${state.busy.has(job.id)}
+              <button name="retry" ?disabled=${state.busy.has(job.id)}
+                @click=${() => retry(job)}>Retry<span class="unseen"> job ${job.id}</span></button>
+              <button name="discard" class="quiet" ?disabled=${state.busy.has(job.id)}
                 @click=${() => discard(job)}>Discard<span class="unseen"> job ${job.id}</span></button>
             </td>
           </tr>`)}</tbody>
@@ -368,61 +348,70 @@ function choice() {
   return html`
     <p class="choice">
       <label for="replica">Replica</label>
-      <select id="replica" @change=${choose}>${repeat([...replicas.keys()].sort(), (name) => name, (name) => html`
+      <select id="replica" @change=${choose}>${repeat([...state.replicas.keys()].sort(), (name) => name, (name) => html`
         <option value=${name} ?selected=${name === state.shown}>${name}</option>`)}</select>
-      Checks, plots and workers are those of one; ${replicas.size} answer in turn.
+      Checks, plots and workers are those of one; ${state.replicas.size} answer in turn.
     </p>`;
 }
 
-function overview() {
-  const shown = replicas.get(state.shown);
-  const { report } = shown;
-  const { kind, title, text } = verdict();
-  document.title = `${title} - Operations`;
+// What is old is grey, and says so.
+function section(id, title, seconds, content) {
+  const old = seconds > oldSeconds;
   return html`
-    <section class="verdict" data-kind=${kind} aria-live="polite" aria-atomic="true">
-      <h2>${title}</h2>
+    <section aria-labelledby=${id} data-old=${old}>
+      <h2 id=${id} tabindex="-1">${title}${old ? html` <small>as of ${duration(seconds)} ago</small>` : nothing}</h2>
+      ${content}
+    </section>`;
+}
+
+function overview({ kind, title, text }) {
+  const shown = state.replicas.get(state.shown);
+  const { newest, samples } = shown;
+  const report = worst(shown);
+  const checks = Object.entries(report.checks);
+  return html`
+    <section class="verdict" data-kind=${kind}>
+      <div aria-live="polite"><h2 tabindex="-1">${title}</h2></div>
       <p>${text}</p>
     </section>
-    ${replicas.size > 1 ? choice() : nothing}
-    <section aria-labelledby="checks">
-      <h2 id="checks">Checks</h2>
-      <ul class="cards">${Object.entries(report.checks).map((entry) => checkCard(entry, shown))}</ul>
-    </section>
-    <section aria-labelledby="load">
-      <h2 id="load">The last quarter of an hour</h2>
+    ${state.replicas.size > 1 ? choice() : nothing}
+    ${section("checks", "Checks", shown.age, html`
+      <ul class="cards">${checks.map((entry) => checkCard(entry, report, samples))}</ul>`)}
+    ${section("load", "The last quarter of an hour", shown.samplesAge, html`
+      <p class="mistake" role="status">${state.historyProblem}</p>
       <div class="figures">${figures.map((figure) => html`
         <figure class="card">
           <figcaption>${figure.title}</figcaption>
           <p class="latest"></p>
           <div class="plot" aria-hidden="true"></div>
-        </figure>`)}</div>
-    </section>
-    <section aria-labelledby="workers">
-      <h2 id="workers">Workers</h2>
-      ${workersTable(report.workers)}
-      ${machine(report)}
-    </section>
-    <section aria-labelledby="jobs">
-      <h2 id="jobs">Failed jobs</h2>
+        </figure>`)}</div>`)}
+    ${section("workers", "Workers", shown.age, html`
+      ${workersTable(newest.workers)}
+      ${machine(newest)}`)}
+    ${section("jobs", "Failed jobs", state.jobs ? (performance.now() - state.jobsAskedAt) / 1000 : 0, html`
+      <p class="mistake" role="status">${state.jobsProblem}</p>
       ${jobsTable()}
-      <p role="status">${state.said}</p>
-    </section>
+      <p role="status">${state.said}</p>`)}
     <p><button class="quiet" @click=${() => close()}>Forget the token</button></p>`;
 }
 
 function draw() {
-  const open = Boolean(state.token && replicas.size);
+  const open = Boolean(state.token);
   if (!open) plots.splice(0).forEach((plot) => plot.close());
-  render(open ? overview() : entrance(), place);
+  const said = open && verdict(state);
+  // The timers of a hidden tab run once a minute: what is old then will be asked for at once.
+  if (!document.hidden || performance.now() < state.dueAt) {
+    document.title = open ? `${said.title} - Operations` : pageTitle;
+  }
+  render(open ? overview(said) : entrance(), place);
   if (!open) return;
   if (!plots.length) {
     place.querySelectorAll("figure").forEach((element, i) => {
       plots.push(new Plot(element, figures[i].lines, { least: figures[i].least }));
     });
   }
-  const { report, samples } = replicas.get(state.shown);
-  plots.forEach((plot, i) => plot.show(state.now || report.timestamp, samples.column("at"), figures[i].columns(samples)));
+  const { now, samples } = state.replicas.get(state.shown);
+  plots.forEach((plot, i) => plot.show(now, samples.column("at"), figures[i].columns(samples)));
 }
 
 setInterval(() => state.token && draw(), drawMilliseconds);

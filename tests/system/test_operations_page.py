@@ -1,24 +1,27 @@
 """The page for operators, in a browser: what it shows when all is well, and when it is not."""
 
-import contextlib
 import itertools
 import os
 import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from browser import SCHEMES, WIDTHS, Tab, assert_accessible, assert_painted_at_once, screenshot
 from deployments import migrate
-from servers import Postgresql, RedisServer, Web, require
+from nginx import Nginx, available
+from servers import Postgresql, RedisServer, Web, require, run_service, wait_until
 
 pytestmark = pytest.mark.alone
 
 MakeWeb = Callable[..., Web]
+MakeTab = Callable[..., Tab]
 TOKEN = "token-of-the-tests"  # as Web has it
 DEFER = (
     "SELECT procrastinate_defer_jobs_v1(array_agg(ROW('default', 'test.fail', 0, NULL, NULL,"
@@ -31,6 +34,30 @@ FAILED_JOBS = (
     "UPDATE procrastinate_jobs SET status = 'failed'",
     "INSERT INTO job_failures SELECT id, 'The disk is full.', now() FROM procrastinate_jobs",
 )
+WAITING_JOBS = (DEFER, "UPDATE procrastinate_events SET at = now() - interval '1 hour'")
+# Whether a canvas has more on it than its grey axes.
+HAS_LINES = """canvas => {
+    const { width, height } = canvas
+    const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true })
+    copy.drawImage(canvas, 0, 0)
+    const { data } = copy.getImageData(0, 0, width, height)
+    for (let i = 0; i < data.length; i += 4) {
+        const [red, green, blue, opacity] = data.slice(i, i + 4)
+        const colour = Math.max(red, green, blue) - Math.min(red, green, blue)
+        if (opacity > 128 && colour > 60) return true
+    }
+    return false
+}"""
+NOTE_TITLES = """() => {
+    window.titles = []
+    const title = document.querySelector("title")
+    const note = () => window.titles.push(document.title)
+    new MutationObserver(note).observe(title, { childList: true })
+}"""
+FOCUS_IS_SEEN = """() => {
+    const verdict = document.querySelector(".verdict").getBoundingClientRect()
+    return document.activeElement.getBoundingClientRect().top >= verdict.bottom
+}"""
 
 
 @pytest.fixture
@@ -54,14 +81,41 @@ def web(make_web: MakeWeb, environment: dict[str, str]) -> Web:
 
 
 @pytest.fixture
-def tab(browser: Browser) -> Iterator[Tab]:
-    tab = Tab(browser, viewport={"width": 1280, "height": 900})
-    yield tab
-    tab.close()
+def nginx(nginx_directory: Path) -> Iterator[Nginx]:
+    """With the limits of production; not started."""
+    require(available("installed"), "nginx")
+    nginx = Nginx(nginx_directory / "operations", "installed", name="localhost")
+    yield nginx
+    nginx.stop()
 
 
-def enter(page: Page, web: Web, token: str = TOKEN) -> None:
-    page.goto(f"{web.url}/operations")
+@pytest.fixture
+def make_tab(browser: Browser) -> Iterator[MakeTab]:
+    """Opens tabs, none of which may have complained by the end of the test."""
+    tabs: list[Tab] = []
+
+    def make(width: int = 1280, **options: Any) -> Tab:
+        tabs.append(Tab(browser, viewport={"width": width, "height": 900}, **options))
+        return tabs[-1]
+
+    yield make
+    for tab in tabs:
+        tab.page.unroute_all(behavior="ignoreErrors")
+        tab.close()
+    assert [complaint for tab in tabs for complaint in tab.complaints] == []
+
+
+@pytest.fixture
+def tab(make_tab: MakeTab) -> Tab:
+    return make_tab()
+
+
+def enter(page: Page, url: str, token: str = TOKEN) -> None:
+    page.goto(f"{url}/operations")
+    give(page, token)
+
+
+def give(page: Page, token: str = TOKEN) -> None:
     page.get_by_label("Token").fill(token)
     page.get_by_role("button", name="Show").click()
 
@@ -70,79 +124,180 @@ def verdict(page: Page) -> str:
     return page.locator(".verdict h2").inner_text()
 
 
-def expect_verdict(page: Page, text: str, seconds: float = 20) -> None:
+def expect_verdict(page: Page, text: str, seconds: float = 30) -> None:
     expect(page.locator(".verdict h2")).to_have_text(text, timeout=seconds * 1000)
+
+
+def expect_text(page: Page, text: str) -> None:
+    expect(page.locator(".verdict p")).to_contain_text(text)
+
+
+def alter(page: Page, answer: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """What the service answers comes to the page with a change."""
+
+    def send(route: Route) -> None:
+        got = route.fetch()
+        body = got.json()
+        change(body)
+        route.fulfill(response=got, json=body)
+
+    page.route(f"**/api/operations/{answer}*", send)
+
+
+def refuse(page: Page, answer: str, status: int, detail: str) -> None:
+    def send(route: Route) -> None:
+        route.fulfill(status=status, json={"detail": detail})
+
+    page.route(f"**/api/operations/{answer}*", send)
+
+
+def assert_reads_well(page: Page, name: str) -> None:
+    """Where it is hardest: in the dark, on a telephone."""
+    size = page.viewport_size
+    assert size
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 360, "height": 900})
+    assert_accessible(page)
+    screenshot(page, f"operations-{name}-dark-360")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(size)
 
 
 def test_it_opens_with_the_token_alone(web: Web, tab: Tab) -> None:
     """And asks for it again after a reload, as it keeps it nowhere."""
-    enter(tab.page, web, "guessed-guessed-gu")
+    enter(tab.page, web.url, "guessed-guessed-gu")
     assert_painted_at_once(tab.page)
     expect(tab.page.get_by_role("alert")).to_have_text("That is not the token.")
-    enter(tab.page, web)
+    enter(tab.page, web.url)
     expect_verdict(tab.page, "All is well")
     tab.page.reload()
     expect(tab.page.get_by_label("Token")).to_be_visible()
     stored = "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie])"
     assert tab.page.evaluate(stored) == '[0,0,""]'
-    assert tab.complaints == []
 
 
 def test_without_a_token_in_the_service_it_says_so(make_web: MakeWeb, tab: Tab) -> None:
     web = make_web({"HEALTH_TOKEN": "", "DATABASE_URL": "sqlite:///s.sqlite3"})
-    enter(tab.page, web)
+    enter(tab.page, web.url)
     expect(tab.page.get_by_role("alert")).to_contain_text("no HEALTH_TOKEN")
+
+
+def test_a_token_that_is_forgotten_or_rotated_leaves_nothing(web: Web, tab: Tab) -> None:
+    """The focus is where it goes on."""
+    page = tab.page
+    entrance = re.compile("^Operations - ")
+    enter(page, web.url)
+    expect_verdict(page, "All is well")
+    expect(page.locator(".verdict h2")).to_be_focused()
+    expect(page).to_have_title("All is well - Operations")
+    page.get_by_role("button", name="Forget the token").click()
+    expect(page.get_by_label("Token")).to_be_focused()
+    expect(page).to_have_title(entrance)
+    give(page)
+    expect_verdict(page, "All is well")
+    refuse(page, "health", 401, "Unauthorized")
+    expect(page.get_by_role("alert")).to_have_text("The token is no longer good.")
+    expect(page.get_by_label("Token")).to_be_focused()
+    expect(page).to_have_title(entrance)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_reads_well(web: Web, browser: Browser, scheme: str, width: int) -> None:
-    tab = Tab(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
-    with contextlib.closing(tab):
-        tab.page.goto(f"{web.url}/operations")
-        assert_accessible(tab.page)
-        enter(tab.page, web)
-        expect_verdict(tab.page, "All is well")
-        expect(tab.page.locator(".uplot canvas")).to_have_count(8)
-        for _ in range(20):
-            web.get("/nowhere")
-        rate = tab.page.locator("figure", has_text="Requests a second").locator(".latest")
-        expect(rate).to_contain_text(re.compile("client's mistakes [1-9]"))
-        rows = tab.page.get_by_role("region", name="Table of workers").get_by_role("row")
-        expect(rows).to_have_count(3)
-        assert_accessible(tab.page)
-        screenshot(tab.page, f"operations-{scheme}-{width}")
-        assert tab.complaints == []
+def test_it_reads_well(web: Web, make_tab: MakeTab, scheme: str, width: int) -> None:
+    page = make_tab(width, color_scheme=scheme).page
+    page.goto(f"{web.url}/operations")
+    assert_accessible(page)
+    enter(page, web.url)
+    expect_verdict(page, "All is well")
+    expect(page.locator(".uplot canvas")).to_have_count(8)
+    for _ in range(20):
+        web.get("/nowhere")
+    rate = page.locator("figure", has_text="Requests a second").locator(".latest")
+    expect(rate).to_contain_text(re.compile("client's mistakes [1-9]"))
+    load = page.locator("figure", has_text="CPU, memory and disk").locator(".latest")
+    expect(load).to_contain_text(re.compile("CPU .*memory [0-9].*disk [0-9]"))
+    rows = page.get_by_role("region", name="Table of workers").get_by_role("row")
+    expect(rows).to_have_count(3)
+    assert_accessible(page)
+    screenshot(page, f"operations-{scheme}-{width}")
+
+
+def test_it_works_through_nginx_within_its_limits(
+    nginx: Nginx,
+    make_web: MakeWeb,
+    environment: dict[str, str],
+    own_postgresql: Postgresql,
+    tab: Tab,
+    tmp_path: Path,
+) -> None:
+    site = f"https://{nginx.name}:{nginx.port}"
+    behind = {
+        "BIND": f"unix:{nginx.folder('run')}/web.sock",
+        "ALLOWED_HOSTS": nginx.name,
+        "PUBLIC_URL": site,
+    }
+    web = make_web(environment | behind, wait=None)
+    static = run_service(
+        "static", str(nginx.folder("static")), environment=web.variables(), cwd=tmp_path
+    )
+    assert static.returncode == 0, static.stderr
+    nginx.start()
+    wait_until(lambda: nginx.ask("/health").status_code == 200, seconds=60, every=0.5)
+    page = tab.page
+    statuses: set[int] = set()
+    page.on("response", lambda answer: statuses.add(answer.status))
+    enter(page, site)
+    expect_verdict(page, "All is well")
+    plot = page.locator("figure", has_text="CPU, memory and disk").locator("canvas")
+    page.wait_for_function(HAS_LINES, arg=plot.element_handle())
+    assert_accessible(page)
+    page.wait_for_timeout(10_000)  # of looks
+    # 503 is also how an unhealthy service reports: nginx lets its words through.
+    own_postgresql.stop()
+    expect_verdict(page, "Not ready")
+    expect_text(page, "database")
+    web.stop()
+    expect_verdict(page, "No answer")
+    assert 429 not in statuses
 
 
 def test_it_tells_of_what_is_away_and_of_its_return(
     web: Web, tab: Tab, own_postgresql: Postgresql, own_redis: RedisServer
 ) -> None:
     page = tab.page
-    enter(page, web)
+    enter(page, web.url)
     expect_verdict(page, "All is well")
+    spoken = page.locator("[aria-live]")
+    expect(spoken).to_have_text("All is well")  # and not for how long it is up
     own_redis.stop()
     expect_verdict(page, "Degraded")
-    expect(page.locator(".verdict")).to_contain_text("cache")
+    expect_text(page, "cache")
+    expect(spoken).to_have_text("Degraded")
     screenshot(page, "operations-degraded")
+    assert_reads_well(page, "degraded")
     own_redis.start()
     expect_verdict(page, "All is well")
     own_postgresql.stop()
     expect_verdict(page, "Not ready")
-    expect(page.locator(".verdict")).to_contain_text("database")
+    expect_text(page, "database")
     screenshot(page, "operations-not-ready")
+    assert_reads_well(page, "not-ready")
+    page.set_viewport_size({"width": 360, "height": 400})
+    page.get_by_role("button", name="Forget the token").focus()
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate(FOCUS_IS_SEEN)
     own_postgresql.start()
     expect_verdict(page, "All is well")
-    assert tab.complaints == []
 
 
 def test_it_tells_of_a_drain_and_of_a_service_that_is_gone(web: Web, tab: Tab) -> None:
     """And goes on by itself, without the token being typed again."""
     page = tab.page
-    enter(page, web)
+    enter(page, web.url)
     expect_verdict(page, "All is well")
     web.send_signal(signal.SIGTERM)
     expect_verdict(page, "Draining", 8)
+    assert_reads_well(page, "draining")
     expect_verdict(page, "No answer", 40)
     screenshot(page, "operations-no-answer")
     web.stop()
@@ -152,17 +307,54 @@ def test_it_tells_of_a_drain_and_of_a_service_that_is_gone(web: Web, tab: Tab) -
 
 def test_it_does_not_say_that_all_is_well_while_nothing_answers(web: Web, tab: Tab) -> None:
     page = tab.page
-    enter(page, web)
+    enter(page, web.url)
     expect_verdict(page, "All is well")
+    expect(page.get_by_text("None. What a job could not do")).to_be_visible()
     workers = web.workers()
+    parts = ("Checks", "The last", "Workers", "Failed jobs")
+    old = page.get_by_role("heading", name=re.compile("as of .* ago"))
+    expect(old).to_have_count(0)
     try:
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
         expect(page.locator(".verdict h2")).to_have_text(re.compile("Unknown|No answer"))
+        expect(old).to_have_text([re.compile(f"^{name}") for name in parts])
+        assert_reads_well(page, "no-answer")
     finally:
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
     expect_verdict(page, "All is well", 40)
+    expect(old).to_have_count(0)
+
+
+def test_who_asks_too_often_is_not_told_of_an_outage(web: Web, tab: Tab) -> None:
+    page = tab.page
+    enter(page, web.url)
+    expect_verdict(page, "All is well")
+    refuse(page, "history", 429, "This client asks too often.")
+    load = page.get_by_role("region", name="The last quarter of an hour")
+    expect(load.get_by_role("status")).to_have_text("This client asks too often.")
+    assert verdict(page) == "All is well"
+    refuse(page, "health", 429, "This client asks too often.")
+    expect_verdict(page, "Unknown")
+    expect_text(page, "This client asks too often. The last report is")
+    page.unroute_all()
+    expect_verdict(page, "All is well")
+    expect(load.get_by_role("status")).to_have_text("")
+
+
+def test_a_hidden_tab_keeps_its_title_until_it_has_asked(web: Web, tab: Tab) -> None:
+    """Its timers run once a minute."""
+    page = tab.page
+    page.clock.install()
+    page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => true })")
+    enter(page, web.url)
+    expect(page).to_have_title("All is well - Operations")
+    expect(page.get_by_text("None. What a job could not do")).to_be_visible()  # it waits
+    page.evaluate(NOTE_TITLES)
+    page.clock.fast_forward("01:00")
+    page.wait_for_timeout(3000)
+    assert set(page.evaluate("window.titles")) == {"All is well - Operations"}
 
 
 def take_turns(page: Page, webs: list[Web]) -> None:
@@ -186,7 +378,7 @@ def test_replicas_that_answer_in_turn_are_told_apart(
     page.on("request", lambda request: asked.append(request.url))
     asked: list[str] = []
     take_turns(page, [web, second])
-    enter(page, web)
+    enter(page, web.url)
     # One that is not well is seen, whichever answers and whichever is shown.
     expect_verdict(page, "Degraded")
     expect(page.locator(".verdict")).to_contain_text("the-second: It serves, without: disk space")
@@ -210,29 +402,135 @@ def test_replicas_that_answer_in_turn_are_told_apart(
     second.stop()
     page.unroute("**/api/operations/h*")
     expect_verdict(page, "All is well")
-    assert tab.complaints == []
+
+
+def test_a_worker_that_is_not_well_is_seen_whichever_answers(web: Web, tab: Tab) -> None:
+    page = tab.page
+    turns = itertools.cycle((False, True))
+
+    def without_cache(report: dict[str, Any]) -> None:
+        if next(turns):
+            report.update(pid=1, status="degraded")
+            report["checks"]["cache"]["state"] = "fail"
+
+    alter(page, "health", without_cache)
+    enter(page, web.url)
+    expect_verdict(page, "Degraded")
+    expect_text(page, "Process 1: It serves, without: cache.")
+    for _ in range(6):
+        assert verdict(page) == "Degraded"
+        assert page.locator(".check", has_text="cache").locator(".state").inner_text() == "fail"
+        page.wait_for_timeout(1000)
+    page.unroute_all()
+    expect_verdict(page, "All is well")
+
+
+def test_clocks_that_are_off_do_not_matter(web: Web, tab: Tab) -> None:
+    """That of the browser, and that of a second replica."""
+    page, hour = tab.page, 3600
+    page.clock.install(time=datetime.now(UTC) + timedelta(hours=1))
+    of_reports, of_samples = itertools.cycle((0, hour)), itertools.cycle((0, hour))
+
+    def report(body: dict[str, Any]) -> None:
+        if late := next(of_reports):
+            body.update(replica="the-second", timestamp=body["timestamp"] - late)
+            for check in body["checks"].values():
+                check["last_change"] -= late
+
+    def history(body: dict[str, Any]) -> None:
+        if late := next(of_samples):
+            body.update(replica="the-second", now=body["now"] - late)
+            body["columns"]["at"] = [at - late for at in body["columns"].get("at", [])]
+
+    alter(page, "health", report)
+    alter(page, "history", history)
+    enter(page, web.url)
+    shown = page.get_by_label("Replica")
+    plot = page.locator("figure", has_text="CPU, memory and disk").locator("canvas")
+    since = page.locator(".check time").first
+    for name, late in ((socket.gethostname(), 0), ("the-second", hour)):
+        shown.select_option(name)
+        page.wait_for_function(HAS_LINES, arg=plot.element_handle())
+        expect(page.get_by_role("heading", name="as of")).to_have_count(0)
+        moment = datetime.fromisoformat(str(since.get_attribute("datetime")))
+        age = (datetime.now(UTC) - moment).total_seconds()
+        assert late <= age < late + 120
+    assert verdict(page) == "All is well"
+
+
+def test_it_warns_of_a_worker_without_a_heartbeat(web: Web, tab: Tab) -> None:
+    page = tab.page
+    alter(page, "health", lambda body: body["workers"][0].update(heartbeat_age_seconds=6))
+    enter(page, web.url)
+    expect_verdict(page, "A worker hangs")
+    expect_text(page, f"No heartbeat of process {min(web.workers())}.")
+
+
+def test_it_warns_of_jobs_that_wait_and_names_those_that_failed(
+    web: Web, tab: Tab, own_postgresql: Postgresql
+) -> None:
+    database = web.environment["DATABASE_URL"].rpartition("/")[2]
+    for sql in (*FAILED_JOBS, *WAITING_JOBS):
+        own_postgresql.psql(sql, database)
+    page = tab.page
+    enter(page, web.url)
+    expect_verdict(page, "Jobs wait")
+    expect_text(page, "The oldest job has waited for 1 h 0 min. Failed jobs: 2.")
+    assert_reads_well(page, "jobs-wait")
+    own_postgresql.psql("DELETE FROM procrastinate_jobs WHERE status = 'todo'", database)
+    expect_verdict(page, "All is well")
+    expect_text(page, "Failed jobs: 2.")
 
 
 def test_a_job_that_failed_is_run_again_or_discarded(
     web: Web, tab: Tab, own_postgresql: Postgresql
 ) -> None:
-    """By keyboard."""
+    """By keyboard: the focus goes to the next job, and behind the last to the heading."""
     database = web.environment["DATABASE_URL"].rpartition("/")[2]
     for sql in FAILED_JOBS:
         own_postgresql.psql(sql, database)
     page = tab.page
     page.on("dialog", lambda dialog: dialog.accept())
-    enter(page, web)
+    enter(page, web.url)
     jobs = page.get_by_role("region", name="Table of failed jobs")
     rows = jobs.get_by_role("row")
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("The disk is full.")
     assert_accessible(page)
     screenshot(page, "operations-failed-jobs")
+    assert_reads_well(page, "failed-jobs")
     rows.nth(1).get_by_role("button", name="Discard").press("Enter")
     expect(rows).to_have_count(2)
+    expect(rows.nth(1).get_by_role("button", name="Discard")).to_be_focused()
     rows.nth(1).get_by_role("button", name="Retry").press("Enter")
     expect(page.get_by_text("None. What a job could not do")).to_be_visible()
+    expect(page.get_by_role("heading", name="Failed jobs")).to_be_focused()
     left = "SELECT status, args ->> 'number' FROM procrastinate_jobs"
     assert own_postgresql.psql(left, database) == "todo|0"
-    assert tab.complaints == []
+
+
+def test_a_list_from_before_a_job_was_discarded_does_not_bring_it_back(
+    web: Web, tab: Tab, own_postgresql: Postgresql
+) -> None:
+    database = web.environment["DATABASE_URL"].rpartition("/")[2]
+    for sql in FAILED_JOBS:
+        own_postgresql.psql(sql, database)
+    page = tab.page
+    page.on("dialog", lambda dialog: dialog.accept())
+    enter(page, web.url)
+    rows = page.get_by_role("region", name="Table of failed jobs").get_by_role("row")
+    expect(rows).to_have_count(3)
+    late: list[Callable[[], None]] = []
+
+    def hold(route: Route) -> None:
+        answer = route.fetch()
+        late.append(lambda: route.fulfill(response=answer))
+
+    page.route("**/api/operations/jobs?*", hold, times=1)
+    while not late:
+        page.wait_for_timeout(100)
+    rows.nth(1).get_by_role("button", name="Discard").click()
+    expect(rows).to_have_count(2)
+    late[0]()
+    page.wait_for_timeout(1000)
+    assert rows.count() == 2
