@@ -202,7 +202,9 @@ def test_two_tabs_see_how_far_an_item_is(library: Library, tmp_path: Path) -> No
     with running(Worker(tmp_path / "slow", {**library.environment, "INSPECT_SECONDS": "10"})):
         for page in pages:
             expect(item(page, "slow.jpg")).to_contain_text("being processed")
-            expect(item(page, "slow.jpg").get_by_role("progressbar")).to_have_js_property("value", 10)
+            expect(item(page, "slow.jpg").get_by_role("progressbar")).to_have_js_property(
+                "value", 10
+            )
         for page in pages:
             expect_ready(page, "slow.jpg")
 
