@@ -44,7 +44,7 @@ def library(
 ) -> Iterator[Library]:
     """With rates that no test reaches, or with those of its parameter. No page may complain."""
     require(available("installed"), "nginx")
-    name = re.sub(r"\W", "", request.node.name)[:40]
+    name = re.sub(r"\W", "", request.node.name)[-40:]
     rates = getattr(request, "param", OPEN)
     nginx = Nginx(nginx_directory / name, "installed", rates, name="localhost")
     with mail_server() as mail, contextlib.ExitStack() as stack:

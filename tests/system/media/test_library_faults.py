@@ -162,7 +162,7 @@ def test_changes_show_also_while_the_handshake_hangs(library: Library) -> None:
     expect_away(page)
     upload(page, "one.jpg")
     expect_ready(page, "one.jpg")
-    page.wait_for_function("window.handshakes > 1")
+    seen(page, lambda: page.evaluate("window.handshakes") > 1)
 
 
 def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library: Library) -> None:
@@ -232,9 +232,9 @@ def test_uploads_go_on_after_another_login(library: Library) -> None:
     upload(page, *names)
     held.wait(page, 3)
     library.sql("DELETE FROM tokens")
-    page.unroute(UPLOADS)
     for route in held.routes:
         route.continue_()
+    page.unroute(UPLOADS)
     expect(page.get_by_role("alert")).to_contain_text("Your login has ended.")
     log_in(page, "ada@example.org")
     for name in names:
@@ -299,7 +299,9 @@ def test_what_a_form_that_was_left_is_told_does_not_show_on_another(library: Lib
 
 def test_a_browser_that_does_not_copy_is_told_of(library: Library) -> None:
     page = library.joined().page
-    page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    page.evaluate(
+        "() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }"
+    )
     page.get_by_role("link", name="API keys").click()
     page.get_by_label("What it is for").fill("backup")
     page.get_by_role("button", name="Make a key").click()
