@@ -28,8 +28,11 @@ from servers import (
 
 
 @pytest.fixture(scope="module")
-def library_postgresql(server_directory: Path) -> Iterator[Postgresql]:
-    with running(Postgresql(server_directory / "library").create()) as server:
+def library_postgresql(
+    server_directory: Path, request: pytest.FixtureRequest
+) -> Iterator[Postgresql]:
+    name = request.module.__name__.rpartition(".")[2]
+    with running(Postgresql(server_directory / name).create()) as server:
         yield server
 
 

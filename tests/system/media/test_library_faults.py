@@ -189,9 +189,9 @@ def test_nothing_is_said_to_be_away_beside_a_socket_that_is_back(library: Librar
     page.route(LIST, answering(**BUSY))
     line.cut()
     expect(page.get_by_role("alert")).to_contain_text("The service is busy.")
-    page.unroute(LIST)
     line.blocked = False
     expect_live(page)
+    page.unroute(LIST)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
