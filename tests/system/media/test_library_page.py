@@ -71,7 +71,7 @@ def test_the_whole_walk(library: Library) -> None:
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("link", name="Log in")).to_be_visible()
     assert page.evaluate("localStorage.length") == 0
-    assert library.sql("SELECT count(*) FROM tokens") == "0"
+    wait_until(lambda: library.sql("SELECT count(*) FROM tokens") == "0")
 
 
 def test_the_walk_goes_without_nginx_and_servers(embedded: Deployment, browser: Browser) -> None:
@@ -99,8 +99,7 @@ def test_visitors_see_the_gallery_while_the_app_is_away(library: Library) -> Non
     library.web.stop()
     visitor = library.tab()
     expect_ready(visitor.page, "sun.jpg")
-    width = visitor.page.locator(".item img").evaluate("image => image.naturalWidth")
-    assert width == 320
+    expect(visitor.page.locator(".item img")).to_have_js_property("naturalWidth", 320)
     screenshot(visitor.page, "library-gallery-away")
 
 
