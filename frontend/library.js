@@ -3,9 +3,10 @@
 import { html, nothing, render } from "lit-html";
 import { repeat } from "lit-html/directives/repeat.js";
 import { live as fresh } from "lit-html/directives/live.js";
-import { pause } from "./common/backoff.js";
-import { bytes, number } from "./common/format.js";
+import { Backoff, pause } from "./common/backoff.js";
+import { bytes, exactly } from "./common/format.js";
 import { Problem, request, serverTime } from "./common/request.js";
+import { keepFocus } from "./library/focus.js";
 import { Live } from "./library/live.js";
 import { Pictures, download } from "./library/pictures.js";
 import { Session } from "./library/session.js";
@@ -14,14 +15,20 @@ import { Uploads } from "./library/uploads.js";
 const pageItems = 50;
 const undoMilliseconds = 6000;
 const againMilliseconds = 500;
-const galleryMilliseconds = 30_000;
+const againSlowlyMilliseconds = 30_000;
+const loginEnded = "Your login has ended. Log in again.";
 const views = { mine, gallery, keys, login, join: joinForm, forgot: forgotForm };
 
 const place = document.getElementById("library");
 const session = new Session();
 const changes = new Live();
 const pictures = new Pictures(draw);
-const uploads = new Uploads(() => session.token, received, draw);
+const uploads = new Uploads(Number(place.dataset.largest), {
+  token: () => session.token,
+  done: received,
+  changed: draw,
+  ended: () => logOut(loginEnded),
+});
 
 const state = {
   view: "",
@@ -32,14 +39,19 @@ const state = {
   problem: "",
   gallery: { items: [], next: null, loaded: false, problem: "", readOn: false },
   keys: null,
+  keysProblem: "",
   newKey: null,
   opened: null, // the id of the item whose details are shown
   leaving: new Map(), // items on their way out: there is time to undo it, until it is `sent`
-  form: { busy: false, mistake: "", done: "" },
+  form: emptyForm(), // of this visit of the view
   said: "",
   failed: "",
   dragging: false,
 };
+
+function emptyForm() {
+  return { busy: false, mistake: "", done: "" };
+}
 
 // --- asking -----------------------------------------------------------------------------------
 
@@ -50,9 +62,8 @@ async function ask(method, path, options = {}) {
   try {
     answer = await request(method, path, { token, ...options });
   } catch (error) {
-    if (token !== session.token) throw late();
-    if (error.status === 401 && token) logOut("Your login has ended. Log in again.");
-    throw error;
+    if (error.status === 401 && token && token === session.token) logOut(loginEnded);
+    throw token === session.token ? error : late();
   }
   if (token !== session.token) throw late();
   return answer;
@@ -69,6 +80,8 @@ function tellFailure(what, error) {
 
 // As many pages as are shown, or wanted.
 async function list() {
+  clearTimeout(nextLook);
+  nextLook = undefined;
   const kept = [];
   const wanted = Math.max(1, state.items.size, state.wanted);
   let next = null;
@@ -79,17 +92,22 @@ async function list() {
       kept.push(...data.items);
       next = data.next_cursor;
     } while (next && kept.length < wanted);
+    kept.forEach(tellEnd);
     state.items = new Map(kept.map((item) => [item.id, item]));
     Object.assign(state, { next, loaded: true, problem: "" });
+    lookBackoff.reset();
   } catch (error) {
     if (error.late) return;
-    state.problem = error.message;
+    if (error.status !== 429) state.problem = error.message; // that alone is over in a moment
+    lookLater(error);
   }
   draw();
 }
 
 let looking = false;
 let lookAgain = false;
+let nextLook; // the timer of a look after one that failed
+const lookBackoff = new Backoff(1000, 15000);
 
 // What is shown anew: one look at a time, however often there is reason for one.
 async function look() {
@@ -99,12 +117,16 @@ async function look() {
   }
   looking = true;
   await list();
-  while (lookAgain && session.token) {
+  while (lookAgain && session.token && !nextLook) {
     lookAgain = false;
     await pause(againMilliseconds);
     await list();
   }
   looking = lookAgain = false;
+}
+
+function lookLater(error) {
+  if (error.temporary && !error.late) nextLook ??= setTimeout(look, lookBackoff.next(error.waitMilliseconds));
 }
 
 function showMore() {
@@ -123,7 +145,7 @@ async function changed({ id, status, progress }) {
     const item = state.items.get(id);
     if (item) pictures.forget(item);
     state.items.delete(id);
-  } else if (state.items.has(id) && (status === "received" || status === "processing")) {
+  } else if (state.items.has(id) && isBusy({ status })) {
     Object.assign(state.items.get(id), { status, progress });
   } else {
     await refresh(id);
@@ -141,10 +163,18 @@ async function refresh(id) {
     const { data } = await ask("GET", `/api/media/${id}`);
     if (asked.get(id) !== turn) return;
     overtakes();
+    tellEnd(data);
     put(data);
   } catch (error) {
     if (error.status === 404) state.items.delete(id);
+    lookLater(error); // the socket tells of it but once
   }
+}
+
+// To who does not see it.
+function tellEnd(item) {
+  const before = state.items.get(item.id);
+  if (before && isBusy(before) && !isBusy(item)) state.said = `${item.title}: ${statusWords[item.status]}.`;
 }
 
 // In its place; what is older than all that is shown comes with its page.
@@ -164,15 +194,21 @@ function received(item) {
   draw();
 }
 
+let galleryTurn = 0; // what was asked for last counts
+
 async function listGallery({ more = false } = {}) {
   const { gallery } = state;
-  const cursor = more && gallery.next ? `?cursor=${encodeURIComponent(gallery.next)}` : "";
+  const turn = (galleryTurn += 1);
+  const cursor = more ? `?cursor=${encodeURIComponent(gallery.next)}` : "";
+  gallery.readOn = more;
   try {
     // Not from this browser's own cache, where what was just published is not.
     const { data } = await request("GET", `/api/public/media${cursor}`, { cache: "no-cache" });
+    if (turn !== galleryTurn) return;
     gallery.items = more ? [...gallery.items, ...data.items] : data.items;
-    Object.assign(gallery, { next: data.next_cursor, loaded: true, problem: "", readOn: more });
+    Object.assign(gallery, { next: data.next_cursor, loaded: true, problem: "" });
   } catch (error) {
+    if (turn !== galleryTurn) return;
     gallery.problem = error.message;
   }
   draw();
@@ -206,8 +242,8 @@ function undo(id) {
   draw();
 }
 
-// Also after its owner has logged out: it was said to be deleted.
-async function finishRemoval(id, options = {}) {
+// Also after its owner has logged out, or left the page: it was said to be deleted.
+async function finishRemoval(id) {
   const entry = state.leaving.get(id);
   if (entry.sent) return;
   const { item, timer, token } = entry;
@@ -215,7 +251,7 @@ async function finishRemoval(id, options = {}) {
   clearTimeout(timer);
   draw();
   try {
-    await request("DELETE", `/api/media/${id}`, { token, ...options });
+    await request("DELETE", `/api/media/${id}`, { token, keepalive: true });
     pictures.forget(item);
     state.items.delete(id);
   } catch (error) {
@@ -227,8 +263,8 @@ async function finishRemoval(id, options = {}) {
   draw();
 }
 
-function finishRemovals(options) {
-  return Promise.all([...state.leaving.keys()].map((id) => finishRemoval(id, options)));
+function finishRemovals() {
+  return Promise.all([...state.leaving.keys()].map(finishRemoval));
 }
 
 // --- accounts ---------------------------------------------------------------------------------
@@ -243,7 +279,7 @@ async function submit(event, act) {
   try {
     form.done = (await act(fields, event.target)) || "";
   } catch (error) {
-    form.mistake = error.message;
+    if (!error.late) form.mistake = error.message;
   }
   form.busy = false;
   draw();
@@ -280,15 +316,20 @@ async function leave() {
 
 function logOut(reason) {
   session.end();
-  state.form.mistake = reason;
+  if (session.token) return; // of another tab's login
   location.hash = "login";
+  go();
+  state.form.mistake = reason;
+  draw();
 }
 
 async function listKeys() {
   try {
     state.keys = (await ask("GET", "/api/keys")).data.items;
+    state.keysProblem = "";
   } catch (error) {
-    if (!error.late) state.form.mistake = error.message;
+    if (error.late) return;
+    state.keysProblem = error.message;
   }
   draw();
 }
@@ -299,6 +340,16 @@ async function makeKey({ name, write, days }, form) {
   state.newKey = (await ask("POST", "/api/keys", { json })).data;
   form.reset();
   await listKeys();
+}
+
+async function copyKey() {
+  try {
+    await navigator.clipboard.writeText(state.newKey.key);
+    state.said = "Copied.";
+  } catch {
+    state.failed = "This browser lets no page copy here: select the key and copy it.";
+  }
+  draw();
 }
 
 async function revoke(key) {
@@ -334,14 +385,17 @@ const statusWords = {
   failed: "could not be processed",
 };
 
+function isBusy({ status }) {
+  return status === "received" || status === "processing";
+}
+
 function ownItem(item) {
-  const busy = item.status === "received" || item.status === "processing";
   return html`
     <li class="card item" data-status=${item.status}>
       <button class="picture" @click=${() => openDetails(item)} aria-label="Details of ${item.title}">${picture(item)}</button>
       <h3>${item.title}</h3>
       <p class="quiet-text">${bytes(item.size)}${item.public ? ", public" : ""}</p>
-      ${busy
+      ${isBusy(item)
         ? html`<label class="quiet-text">${statusWords[item.status]}
             <progress max="100" .value=${item.progress}></progress></label>`
         : item.status === "failed"
@@ -361,9 +415,8 @@ function publicItem(item) {
 
 function uploadRow(entry) {
   const words = {
-    waiting: "waits",
+    waiting: entry.reason ? `${entry.reason} Trying again.` : "waits",
     sending: `${Math.round(entry.sent * 100)} %`,
-    pausing: `${entry.reason} Trying again.`,
     failed: entry.reason,
     stopped: "cancelled",
   };
@@ -385,29 +438,31 @@ function chosen(event) {
   event.target.value = ""; // the same file may be chosen again
 }
 
-function dropped(event) {
-  event.preventDefault();
-  state.dragging = false;
-  const files = [...event.dataTransfer.items]
-    .filter((item) => item.kind === "file" && !item.webkitGetAsEntry?.()?.isDirectory)
-    .map((item) => item.getAsFile());
-  uploads.add(files);
-  draw();
+function dropped({ items }) {
+  const all = [...items].filter(({ kind }) => kind === "file");
+  const files = all.filter((item) => !item.webkitGetAsEntry?.()?.isDirectory);
+  if (files.length < all.length) state.failed = "Folders are not uploaded: drop the files that are in them.";
+  uploads.add(files.map((item) => item.getAsFile()));
 }
 
+// Wherever it is: a browser would leave the page for a file that is dropped beside the box.
 function dragged(event) {
+  const { type, dataTransfer, relatedTarget } = event;
+  if (!dataTransfer.types.includes("Files")) return;
   event.preventDefault();
-  const over = event.type === "dragover";
+  if (state.view !== "mine") return;
+  const over = type === "dragover" || Boolean(type === "dragleave" && relatedTarget); // another part of the page
   if (over !== state.dragging) {
     state.dragging = over;
     draw();
   }
+  if (type === "drop") dropped(dataTransfer);
 }
 
 function mine() {
   const items = [...state.items.values()].filter((item) => !state.leaving.has(item.id));
   return html`
-    <div class="card drop" data-over=${state.dragging} @drop=${dropped} @dragover=${dragged} @dragleave=${dragged}>
+    <div class="card drop" data-over=${state.dragging}>
       <label for="files">Drop files here, or <span class="button">choose some</span></label>
       <input id="files" class="unseen" type="file" multiple @change=${chosen}>
     </div>
@@ -417,29 +472,30 @@ function mine() {
     <p class="quiet-text" role="status" data-live=${changes.connected}>
       ${changes.connected ? "Live: changes show as they happen." : "Live updates are away: looked for every few seconds."}
     </p>
-    ${state.problem ? html`<p class="mistake" role="alert">${state.problem}</p>` : nothing}
     <h2 class="unseen">Your items</h2>
-    ${!state.loaded
-      ? html`<p>Looking …</p>`
-      : items.length
-        ? html`<ul class="cards items">${repeat(items, (item) => item.id, ownItem)}</ul>`
-        : html`<p>Nothing here yet.</p>`}
+    ${listed(state, items, ownItem, "Nothing here yet.")}
     ${state.next ? html`<p><button class="quiet" @click=${showMore}>Show more</button></p>` : nothing}`;
 }
 
 function gallery() {
-  const { items, next, loaded, problem } = state.gallery;
+  const { items, next } = state.gallery;
   return html`
     <h2>What all have made public</h2>
-    ${problem
-      ? html`<p class="mistake" role="alert">${problem} ${items.length ? "What is shown was there before." : ""}</p>`
-      : nothing}
-    ${!loaded && !problem
-      ? html`<p>Looking …</p>`
-      : items.length
-        ? html`<ul class="cards items">${repeat(items, (item) => item.id, publicItem)}</ul>`
-        : html`<p>Nothing is public yet.</p>`}
+    ${listed(state.gallery, items, publicItem, "Nothing is public yet.")}
     ${next ? html`<p><button class="quiet" @click=${() => listGallery({ more: true })}>Show more</button></p>` : nothing}`;
+}
+
+function listed({ loaded, problem }, items, card, none) {
+  const shown = items.length
+    ? html`<ul class="cards items">${repeat(items, (item) => item.id, card)}</ul>`
+    : html`<p>${none}</p>`;
+  return html`
+    ${alarm(problem, items.length ? "What is shown was there before." : "")}
+    ${loaded ? shown : problem ? nothing : html`<p>Looking …</p>`}`;
+}
+
+function alarm(problem, more = "") {
+  return problem ? html`<p class="mistake" role="alert">${problem} ${more}</p>` : nothing;
 }
 
 function mistake() {
@@ -502,7 +558,7 @@ function keys() {
       ? html`<div class="verdict" data-kind="good" role="status">
           <p>This is <strong>${state.newKey.name}</strong>. It is shown this once:</p>
           <p><code>${state.newKey.key}</code></p>
-          <button class="quiet" @click=${() => navigator.clipboard.writeText(state.newKey.key)}>Copy</button>
+          <button class="quiet" @click=${copyKey}>Copy</button>
           <button class="quiet" @click=${() => { state.newKey = null; draw(); }}>I have it</button>
         </div>`
       : nothing}
@@ -515,8 +571,9 @@ function keys() {
       ${mistake()}
       <button ?disabled=${state.form.busy}>Make a key</button>
     </form>
+    ${alarm(state.keysProblem)}
     ${!state.keys
-      ? html`<p>Looking …</p>`
+      ? html`<p>${state.keysProblem ? "" : "Looking …"}</p>`
       : !state.keys.length
         ? html`<p>There are none.</p>`
         : html`<div class="scrolled" tabindex="0" role="region" aria-label="Table of API keys"><table>
@@ -537,8 +594,7 @@ function moment(text) {
 }
 
 function openDetails(item) {
-  state.failed = "";
-  state.opened = item.id;
+  Object.assign(state, { opened: item.id, said: "", failed: "" });
   draw();
 }
 
@@ -546,7 +602,7 @@ function details(item) {
   const facts = [
     ["Status", statusWords[item.status]],
     ["Type", item.content_type || "–"],
-    ["Size", `${bytes(item.size)} (${number(item.size, 0)} bytes)`],
+    ["Size", exactly(item.size)],
     ["Pixels", item.width ? `${item.width} × ${item.height}` : "–"],
     ["File", item.filename],
     ["Uploaded", moment(item.created_at)],
@@ -571,7 +627,8 @@ function details(item) {
     ${item.status === "failed" ? html`<p class="mistake">${item.reason}</p>` : nothing}
     <label><input type="checkbox" .checked=${fresh(item.public)} @change=${(e) => change(item, { public: e.target.checked })}>
       Public: everybody may see it</label>
-    ${state.failed ? html`<p class="mistake" role="alert">${state.failed}</p>` : nothing}
+    ${alarm(state.failed)}
+    <p class="quiet-text" role="status">${state.said}</p>
     <dl>${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     <p class="row">
       <button @click=${save}>Download</button>
@@ -593,30 +650,44 @@ function tabs() {
     </nav>`;
 }
 
+function toasts(opened) {
+  return html`
+    <div class="toasts">
+      ${opened || !state.failed
+        ? nothing
+        : html`<p class="toast" role="alert">${state.failed}
+            <button class="quiet" @click=${() => { state.failed = ""; draw(); }}>Close</button></p>`}
+      ${repeat(state.leaving, ([id]) => id, ([id, { item, sent }]) => html`
+        <p class="toast">${item.title} is deleted.
+          ${sent ? nothing : html`<button class="quiet" @click=${() => undo(id)}>Undo</button>`}</p>`)}
+    </div>`;
+}
+
+let opener = null; // the button whose dialog is open
+
 function draw() {
-  if (!state.view) return;
+  if (state.view) keepFocus(place, opener, redraw);
+}
+
+// While the dialog is open, all that is not in it can neither be reached nor heard.
+function redraw() {
   const item = state.items.get(state.opened);
   render(
     html`
       ${tabs()}
       ${views[state.view]()}
       <dialog aria-label="Details" @close=${() => { state.opened = null; draw(); }}>
-        ${item ? details(item) : nothing}
+        ${item ? [details(item), toasts(item)] : nothing}
       </dialog>
-      <div class="toasts">
-        <p role="status" class="unseen">${state.said}</p>
-        ${item || !state.failed
-          ? nothing
-          : html`<p class="toast" role="alert">${state.failed}
-              <button class="quiet" @click=${() => { state.failed = ""; draw(); }}>Close</button></p>`}
-        ${repeat(state.leaving, ([id]) => id, ([id, { item, sent }]) => html`
-          <p class="toast">${item.title} is deleted.
-            ${sent ? nothing : html`<button class="quiet" @click=${() => undo(id)}>Undo</button>`}</p>`)}
-      </div>`,
+      <p role="status" class="unseen">${state.said}</p>
+      ${item ? nothing : toasts()}`,
     place,
   );
   const dialog = place.querySelector("dialog");
-  if (item && !dialog.open) dialog.showModal();
+  if (item && !dialog.open) {
+    opener = document.activeElement;
+    dialog.showModal();
+  }
   if (!item && dialog.open) dialog.close();
 }
 
@@ -628,9 +699,8 @@ function go() {
   if (!session.token && (to === "mine" || to === "keys")) to = "login";
   if (session.token && (to === "login" || to === "join")) to = "mine";
   if (to !== state.view) {
-    if (state.view) Object.assign(state.form, { done: "", mistake: to === "login" ? state.form.mistake : "" });
-    state.view = to;
-    state.newKey = null;
+    if (state.view === "keys") state.newKey = null;
+    Object.assign(state, { view: to, form: emptyForm() });
     if (to === "keys") listKeys();
     if (to === "gallery") listGallery();
   }
@@ -638,17 +708,21 @@ function go() {
 }
 
 function entered() {
+  state.view = ""; // also where it is the same one, it is somebody else's
   changes.stop();
   if (session.token && session.email !== uploads.owner) uploads.clear();
   if (session.token) uploads.owner = session.email; // who comes back after a login that ended goes on
   pictures.clear();
   finishRemovals();
   asked.clear();
-  Object.assign(state, { items: new Map(), next: null, wanted: 0, loaded: false, opened: null, keys: null });
-  Object.assign(state, { problem: "", failed: "" });
+  clearTimeout(nextLook);
+  nextLook = undefined;
+  Object.assign(state, { items: new Map(), next: null, wanted: 0, loaded: false, opened: null });
+  Object.assign(state, { keys: null, newKey: null, keysProblem: "", problem: "", failed: "" });
   if (session.token) {
     changes.start(session.token);
     look();
+    uploads.resume();
   }
   go();
 }
@@ -656,7 +730,7 @@ function entered() {
 changes.addEventListener("look", look);
 changes.addEventListener("change", ({ detail }) => changed(detail));
 changes.addEventListener("state", draw);
-changes.addEventListener("ended", () => logOut("Your login has ended. Log in again."));
+changes.addEventListener("ended", () => logOut(loginEnded));
 session.addEventListener("change", entered);
 addEventListener("hashchange", go);
 // Sooner than that event, or what is typed before it comes is typed into the view that is left.
@@ -667,15 +741,15 @@ addEventListener("click", (event) => {
   location.hash = hash;
   go();
 });
-addEventListener("pagehide", () => {
-  finishRemovals({ keepalive: true });
-});
+for (const type of ["dragover", "dragleave", "drop"]) addEventListener(type, dragged);
+addEventListener("pagehide", finishRemovals);
 addEventListener("beforeunload", (event) => {
-  if (uploads.list.some(({ status }) => ["sending", "waiting", "pausing"].includes(status))) event.preventDefault();
+  if (uploads.pending) event.preventDefault();
 });
 setInterval(() => {
-  const seen = state.view === "gallery" && document.visibilityState === "visible";
-  if (seen && !state.gallery.readOn) listGallery(); // who reads on is left in peace
-}, galleryMilliseconds);
+  if (document.visibilityState !== "visible") return;
+  if (state.view === "gallery" && !state.gallery.readOn) listGallery(); // who reads on is left in peace
+  if (state.view === "keys" && state.keysProblem) listKeys();
+}, againSlowlyMilliseconds);
 
 entered();

@@ -22,6 +22,7 @@ ARGUMENTS = (
 WIDTHS = (360, 1920)
 SCHEMES = ("light", "dark")
 SCREENSHOTS = os.environ.get("SCREENSHOTS", "")  # a folder to keep them in
+UNANSWERED = ("Failed to load resource", "WebSocket connection to")
 
 
 expect.set_options(timeout=30_000)
@@ -53,8 +54,8 @@ class Tab:
         return page
 
     def _note(self, kind: str, text: str) -> None:
-        # A browser tells of each answer that is none: the page says it to people.
-        if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
+        # A browser tells of each answer that is none, and of sockets: the page says it to people.
+        if kind in ("error", "warning") and not text.startswith(UNANSWERED):
             self.complaints.append(text)
 
     def close(self) -> None:

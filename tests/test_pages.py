@@ -119,6 +119,17 @@ async def test_head_tells_what_get_would(embedded_api: Api, path: str) -> None:
     assert head.headers == got.headers
 
 
+# media: from here
+async def test_the_library_knows_how_large_a_file_may_be(embedded_settings: Settings) -> None:
+    settings = embedded_settings.model_copy(update={"max_content_length": 4096})
+    async with running_api(settings) as api:
+        tags = Tags((await api.client.get("/library")).text)
+    assert ("div", {"id": "library", "data-largest": "4096"}) in tags.found
+
+
+# media: to here
+
+
 # the landing page
 
 

@@ -7,10 +7,11 @@ export class Backoff {
     this.tries = 0;
   }
 
-  next() {
+  // At least as long as an answer asked for.
+  next(least = 0) {
     const whole = Math.min(this.longest, this.first * 2 ** this.tries);
     this.tries += 1;
-    return whole / 2 + (Math.random() * whole) / 2;
+    return Math.max(least, whole / 2) + (Math.random() * whole) / 2;
   }
 
   reset() {

@@ -32,3 +32,8 @@ export function number(value, digits = 1) {
 export function percent(value) {
   return value == null ? "–" : `${number(value, value < 10 ? 1 : 0)} %`;
 }
+
+// For who has to know to the byte.
+export function exactly(count) {
+  return `${bytes(count)} (${number(count, 0)} bytes)`;
+}

@@ -1,10 +1,11 @@
 // Requests of the API, and its problems (RFC 9457) as errors.
 
 export class Problem extends Error {
-  constructor(status, detail, data = null) {
+  constructor(status, detail, { data = null, retryAfter = null } = {}) {
     super(detail);
     this.status = status;
     this.data = data;
+    this.waitMilliseconds = waitOf(retryAfter); // at least, before another try
   }
 
   // Nothing was wrong with the request: another try may succeed.
@@ -13,7 +14,16 @@ export class Problem extends Error {
   }
 }
 
+export const unreachable = () => new Problem(0, "The service cannot be reached.");
+export const unreadable = () => new Problem(0, "The service's answer cannot be read.");
+
 const patienceMilliseconds = 20_000; // an answer that takes longer is none
+const longestWaitMilliseconds = 60_000;
+
+// Of a Retry-After in seconds; a date would be of a clock that this machine's may differ from.
+function waitOf(retryAfter) {
+  return Math.min(longestWaitMilliseconds, Math.max(0, 1000 * retryAfter || 0));
+}
 
 let offset = 0; // of the service's clock to this machine's, which may be off
 
@@ -35,15 +45,18 @@ export async function request(method, path, options = {}) {
     const signal = AbortSignal.timeout(patienceMilliseconds);
     response = await fetch(path, { method, headers: sent, body, signal, ...more });
   } catch {
-    throw new Problem(0, "The service cannot be reached.");
+    throw unreachable();
   }
   const date = Date.parse(response.headers.get("Date") || "");
   if (date && !response.headers.get("Age")) offset = date - Date.now();
   const data = await content(response);
-  if (!response.ok) {
-    throw new Problem(response.status, data?.detail || response.statusText, data);
+  const { status, ok } = response;
+  if (!ok) {
+    const retryAfter = response.headers.get("Retry-After");
+    throw new Problem(status, data?.detail || response.statusText || `The answer was ${status}.`, { data, retryAfter });
   }
-  return { status: response.status, data, headers: response.headers };
+  if (!data && status !== 204) throw unreadable();
+  return { status, data, headers: response.headers };
 }
 
 async function content(response) {

@@ -4,6 +4,8 @@ import { Backoff } from "../common/backoff.js";
 import { request } from "../common/request.js";
 
 const lookMilliseconds = 3000;
+const handshakeMilliseconds = 10_000;
+const silentMilliseconds = 30_000; // a socket that told nothing for so long may be dead
 const tokenEnded = 4401;
 
 // Events: `change` with {id, status, progress}; `look`, when all items may have changed; `state`;
@@ -13,6 +15,11 @@ export class Live extends EventTarget {
     super();
     this.token = "";
     this.connected = false;
+    this.heard = 0;
+    addEventListener("online", () => this.#wake(0));
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "visible") this.#wake(silentMilliseconds);
+    });
   }
 
   start(token) {
@@ -25,45 +32,87 @@ export class Live extends EventTarget {
 
   stop() {
     this.token = "";
-    clearTimeout(this.timer);
-    clearInterval(this.looking);
-    this.looking = undefined;
-    if (this.socket) {
-      this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
-      this.socket.close();
-    }
-    this.socket = undefined;
+    this.#drop();
+    this.#endPolling();
     this.#is(false);
   }
 
+  // While a machine slept or changed networks, a socket may have lost its other end and not know it.
+  #wake(silence) {
+    if (!this.token) return;
+    this.#look();
+    if (this.socket && Date.now() - this.heard < silence) return;
+    this.backoff.reset();
+    this.#drop();
+    this.#connect();
+  }
+
+  #look() {
+    this.dispatchEvent(new Event("look"));
+  }
+
+  #poll() {
+    this.polled = true;
+    this.#look();
+  }
+
+  #endPolling() {
+    clearInterval(this.polling);
+    this.polling = undefined;
+    this.polled = false;
+  }
+
+  #drop() {
+    clearTimeout(this.timer);
+    if (!this.socket) return;
+    this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
+    this.socket.close();
+    this.socket = undefined;
+  }
+
   #connect() {
+    this.polling ??= setInterval(() => this.#poll(), lookMilliseconds);
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const query = this.cursor === undefined ? "" : `?cursor=${encodeURIComponent(this.cursor)}`;
-    this.socket = new WebSocket(`${scheme}//${location.host}/ws/media${query}`, ["bearer", this.token]);
-    this.socket.onopen = () => {
-      this.backoff.reset();
-      clearInterval(this.looking);
-      this.looking = undefined;
-      this.#is(true);
-    };
-    this.socket.onmessage = ({ data }) => {
-      const { id, status, progress, cursor } = JSON.parse(data);
-      this.cursor = cursor;
-      if (status === "reset" || id === null) this.dispatchEvent(new Event("look"));
-      else this.dispatchEvent(new CustomEvent("change", { detail: { id, status, progress } }));
-    };
-    this.socket.onclose = ({ code }) => this.#closed(code);
+    const socket = new WebSocket(`${scheme}//${location.host}/ws/media${query}`, ["bearer", this.token]);
+    socket.onopen = () => this.#opened();
+    socket.onmessage = ({ data }) => this.#told(JSON.parse(data));
+    socket.onclose = ({ code }) => this.#closed(code);
+    this.socket = socket;
+    this.heard = Date.now();
+    this.timer = setTimeout(() => socket.close(), handshakeMilliseconds);
+  }
+
+  #opened() {
+    clearTimeout(this.timer);
+    this.heard = Date.now();
+    this.backoff.reset();
+    if (this.polled) this.#look(); // what the last poll said may no longer be so
+    this.#endPolling();
+    this.#is(true);
+  }
+
+  #told({ id, status, progress, cursor }) {
+    this.heard = Date.now();
+    this.cursor = cursor;
+    if (status === "reset" || id === null) this.#look();
+    else this.dispatchEvent(new CustomEvent("change", { detail: { id, status, progress } }));
   }
 
   async #closed(code) {
     const { token } = this;
-    this.socket = undefined;
+    this.#drop();
+    this.polling ??= setInterval(() => this.#poll(), lookMilliseconds);
     this.#is(false);
-    this.looking ??= setInterval(() => this.dispatchEvent(new Event("look")), lookMilliseconds);
     const ended = code === tokenEnded || (await refused(token));
-    if (token !== this.token) return;
+    if (token !== this.token || this.socket) return;
     if (ended) this.dispatchEvent(new Event("ended"));
-    else this.timer = setTimeout(() => this.#connect(), this.backoff.next());
+    else this.#connectLater();
+  }
+
+  #connectLater() {
+    clearTimeout(this.timer); // of a socket that was closed before
+    this.timer = setTimeout(() => this.#connect(), this.backoff.next());
   }
 
   #is(connected) {

@@ -3,45 +3,55 @@
 import { Problem } from "../common/request.js";
 
 const linkType = "text/uri-list";
+const againMilliseconds = 5000;
 
 export class Pictures {
   constructor(changed) {
     this.changed = changed;
-    this.addresses = new Map(); // by the item's address of it; "" while it is fetched
+    this.shown = new Map(); // by the item's address of it, `{address}`: "" while it is fetched
   }
 
   // Where to show it from, or nothing yet.
   address(item, token) {
     const path = item.thumbnail_url;
     if (!path) return "";
-    if (item.public !== false && !this.addresses.get(path)) return path;
-    if (!this.addresses.has(path)) {
-      this.addresses.set(path, "");
-      this.#fetch(path, token);
-    }
-    return this.addresses.get(path);
+    if (item.public !== false && !this.shown.get(path)?.address) return path;
+    if (!this.shown.has(path)) this.#fetch(path, token);
+    return this.shown.get(path).address;
   }
 
   forget(item) {
-    const address = this.addresses.get(item.thumbnail_url);
-    if (address) URL.revokeObjectURL(address);
-    this.addresses.delete(item.thumbnail_url);
+    this.#drop(item.thumbnail_url);
   }
 
   clear() {
-    for (const address of this.addresses.values()) if (address) URL.revokeObjectURL(address);
-    this.addresses.clear();
+    for (const path of [...this.shown.keys()]) this.#drop(path);
+  }
+
+  #drop(path) {
+    const address = this.shown.get(path)?.address;
+    if (address) URL.revokeObjectURL(address);
+    this.shown.delete(path);
   }
 
   async #fetch(path, token) {
+    const entry = { address: "" };
+    this.shown.set(path, entry);
+    const wanted = () => this.shown.get(path) === entry; // or its item is gone, or who looked at it
     try {
       const content = await fetched(path, token);
-      if (this.addresses.get(path) !== "") return; // of an item that is gone, or somebody's who is
-      this.addresses.set(path, URL.createObjectURL(content));
+      if (!wanted()) return;
+      entry.address = URL.createObjectURL(content);
       this.changed();
-    } catch {
-      setTimeout(() => this.addresses.delete(path), 5000); // then it is asked for again
+    } catch (error) {
+      if (error.temporary !== false) setTimeout(() => wanted() && this.#again(path), againMilliseconds);
     }
+  }
+
+  // Whoever shows it asks for it.
+  #again(path) {
+    this.#drop(path);
+    this.changed();
   }
 }
 

@@ -8,9 +8,11 @@ export class Session extends EventTarget {
     super();
     this.read();
     addEventListener("storage", (event) => {
-      if (event.key !== key && event.key !== null) return;
-      this.read();
-      this.dispatchEvent(new Event("change"));
+      if (event.key === key || event.key === null) this.#readAnew();
+    });
+    // A page that was kept behind another one was told of nothing.
+    addEventListener("pageshow", ({ persisted }) => {
+      if (persisted) this.#readAnew();
     });
   }
 
@@ -25,6 +27,11 @@ export class Session extends EventTarget {
     this.email = kept?.email || "";
   }
 
+  #readAnew() {
+    this.read();
+    this.#changed();
+  }
+
   begin(token, email) {
     Object.assign(this, { token, email });
     try {
@@ -32,16 +39,27 @@ export class Session extends EventTarget {
     } catch {
       // see above
     }
-    this.dispatchEvent(new Event("change"));
+    this.#changed();
   }
 
+  // Another tab may have logged in anew: that login stays, and is this tab's as well.
   end() {
+    const ended = this.token;
+    this.read();
+    if (this.token === ended) this.#remove();
+    this.#changed();
+  }
+
+  #remove() {
     Object.assign(this, { token: "", email: "" });
     try {
       localStorage.removeItem(key);
     } catch {
       // see above
     }
+  }
+
+  #changed() {
     this.dispatchEvent(new Event("change"));
   }
 }

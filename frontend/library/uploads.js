@@ -2,85 +2,90 @@
 // never there twice.
 
 import { Backoff } from "../common/backoff.js";
-import { Problem } from "../common/request.js";
+import { exactly } from "../common/format.js";
+import { Problem, unreachable, unreadable } from "../common/request.js";
 
 const atOnce = 3;
-const tries = 5;
+const tries = 6;
 
-// `status` is waiting, sending, pausing, failed or stopped. `done` is called with the new item,
-// `changed` whenever there is something to show.
+// `status` is waiting, sending, failed or stopped. Calls `token` for what to send with, nothing while
+// nobody is logged in; `done` with a new item; `changed` whenever there is something to show; `ended`
+// where the token is refused.
 export class Uploads {
-  constructor(token, done, changed) {
-    this.token = token; // a function: it may change while files wait
-    this.done = done;
-    this.changed = changed;
+  constructor(largest, { token, done, changed, ended }) {
+    Object.assign(this, { largest, token, done, changed, ended });
     this.list = [];
+    this.backoff = new Backoff(1000, 15000);
+    this.pause = undefined; // the timer that ends it
+  }
+
+  get pending() {
+    return this.list.some(({ status }) => status === "sending" || status === "waiting");
   }
 
   add(files) {
     for (const file of files) {
-      this.list.push({
-        file,
-        key: crypto.randomUUID(),
-        status: "waiting",
-        sent: 0,
-        reason: "",
-        backoff: new Backoff(1000, 15000),
-      });
+      const entry = { file, key: newKey() };
+      this.list.push(entry);
+      this.#queue(entry);
     }
-    this.#next();
+    this.resume();
   }
 
   stop(entry) {
-    clearTimeout(entry.timer);
     entry.request?.abort();
-    this.#set(entry, "stopped");
-    this.#next();
+    set(entry, "stopped");
+    this.resume();
   }
 
   retry(entry) {
-    entry.backoff.reset();
-    entry.sent = 0;
-    this.#set(entry, "waiting");
-    this.#next();
+    this.#queue(entry);
+    this.resume();
   }
 
   dismiss(entry) {
-    clearTimeout(entry.timer);
-    entry.request?.abort();
-    this.list = this.list.filter((other) => other !== entry);
-    this.changed();
-    this.#next();
+    this.#leave(entry);
+    this.resume();
   }
 
   clear() {
-    for (const entry of [...this.list]) this.dismiss(entry);
-  }
-
-  #set(entry, status, reason = "") {
-    Object.assign(entry, { status, reason });
+    for (const { request } of this.list) request?.abort();
+    this.list = [];
     this.changed();
   }
 
-  #next() {
-    let free = atOnce - this.list.filter((entry) => entry.status === "sending").length;
-    for (const entry of this.list) {
-      if (free > 0 && entry.status === "waiting") {
-        free -= 1;
-        this.#send(entry);
-      }
-    }
+  resume() {
+    if (!this.pause && this.token()) this.#sendNext();
     this.changed();
+  }
+
+  // What is too large is not sent: a browser may lose the answer that refuses it.
+  #queue(entry) {
+    const { size } = entry.file;
+    entry.tries = 0;
+    if (size <= this.largest) set(entry, "waiting");
+    else set(entry, "failed", `Too large: it has ${exactly(size)}, and at most ${exactly(this.largest)} are taken.`);
+  }
+
+  #leave(entry) {
+    this.list = this.list.filter((other) => other !== entry);
+  }
+
+  #sendNext() {
+    const free = atOnce - this.list.filter((entry) => entry.status === "sending").length;
+    const waiting = this.list.filter((entry) => entry.status === "waiting");
+    for (const entry of waiting.slice(0, free)) this.#send(entry);
   }
 
   // Not by fetch(), which tells nothing of what has been sent.
   #send(entry) {
     const sending = new XMLHttpRequest();
     const form = new FormData();
+    const token = this.token();
     form.append("file", entry.file, entry.file.name);
     entry.request = sending;
     sending.open("POST", "/api/media");
-    sending.setRequestHeader("Authorization", `Bearer ${this.token()}`);
+    sending.setRequestHeader("Authorization", `Bearer ${token}`);
     sending.setRequestHeader("Idempotency-Key", entry.key);
     sending.responseType = "json";
     sending.upload.onprogress = ({ loaded, total }) => {
@@ -88,33 +93,62 @@ export class Uploads {
       this.changed();
     };
     sending.onload = () => {
-      const { status, response } = sending;
-      if (status === 202 && response) {
-        this.list = this.list.filter((other) => other !== entry);
-        this.done(response);
-      } else {
-        this.#failed(entry, new Problem(status, response?.detail || `The answer was ${status}.`));
-      }
-      this.#next();
+      if (sending.status === 202 && sending.response) this.#arrived(entry, sending.response);
+      else this.#failed(entry, problemOf(sending), token);
+      this.resume();
     };
     sending.onerror = () => {
-      this.#failed(entry, new Problem(0, "The service cannot be reached."));
-      this.#next();
+      this.#failed(entry, unreachable(), token);
+      this.resume();
     };
-    this.#set(entry, "sending");
+    set(entry, "sending");
     sending.send(form);
   }
 
-  #failed(entry, problem) {
-    entry.sent = 0;
-    if (!problem.temporary || entry.backoff.tries >= tries) {
-      this.#set(entry, "failed", problem.message);
+  #arrived(entry, item) {
+    this.backoff.reset();
+    this.#leave(entry);
+    this.done(item);
+  }
+
+  #failed(entry, problem, token) {
+    const { status, message } = problem;
+    if (status === 401) {
+      set(entry, "waiting"); // for another login
+      if (token === this.token()) this.ended();
       return;
     }
-    this.#set(entry, "pausing", problem.message);
-    entry.timer = setTimeout(() => {
-      this.#set(entry, "waiting");
-      this.#next();
-    }, entry.backoff.next());
+    const untried = status === 429 || status === 503; // nobody has looked at it
+    if (!untried) entry.tries += 1;
+    if (!problem.temporary || entry.tries >= tries) {
+      set(entry, "failed", message);
+      return;
+    }
+    set(entry, "waiting", message);
+    this.#pause(problem);
   }
+
+  // For all of them, as the others would fare no better.
+  #pause({ waitMilliseconds }) {
+    this.pause ??= setTimeout(() => {
+      this.pause = undefined;
+      this.resume();
+    }, this.backoff.next(waitMilliseconds));
+  }
+}
+
+function set(entry, status, reason = "") {
+  Object.assign(entry, { status, reason, sent: 0 });
+}
+
+function problemOf(answer) {
+  const { status, response } = answer;
+  if (status < 300) return unreadable();
+  const retryAfter = answer.getResponseHeader("Retry-After");
+  return new Problem(status, response?.detail || `The answer was ${status}.`, { retryAfter });
+}
+
+// Not randomUUID(), which pages that came without TLS have not.
+function newKey() {
+  return crypto.getRandomValues(new Uint32Array(4)).join("-");
 }

@@ -117,7 +117,7 @@ class Service:
             exception_handlers=exception_handlers(debug=self.settings.debug),  # type: ignore[arg-type]
             telemetry={"tracing": False, "metrics": False, "logs": False},  # see tracing.py
         )
-        shown = pages.routes(TITLE, DESCRIPTION, APPLICATIONS, documented=documented)
+        shown = pages.routes(TITLE, DESCRIPTION, APPLICATIONS, self.settings)
         add_routes(api, (*ROUTERS, shown))
         return api
 

@@ -5,7 +5,7 @@ its policy allows neither.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from service import static
 from service.etags import not_modified
 from service.routing import readable
+from service.settings import Settings
 
 DOCS = "/docs"
 OPENAPI = "/openapi.json"
@@ -63,7 +64,7 @@ _APPLICATION = """<header>
 </header>
 <main>
 <h1>{heading}</h1>
-<div id="{name}"></div>
+<div id="{name}"{data}></div>
 <noscript>This page needs JavaScript.</noscript>
 </main>"""
 
@@ -99,18 +100,20 @@ def card(title: str, body: str) -> str:
 @dataclass(frozen=True)
 class Application:
     """A page that a script fills, `pages/NAME.js` of the assets. It may load and ask this origin;
-    `sources` are what its policy allows beyond that."""
+    `sources` are what its policy allows beyond that, and `data` what the script is told, as
+    attributes of the element it fills."""
 
     name: str
     heading: str
     meaning: str
     sources: Mapping[str, str] = field(default_factory=dict)
+    data: Callable[[Settings], Mapping[str, object]] = lambda _: {}
 
     @property
     def path(self) -> str:
         return f"/{self.name}"
 
-    def html(self, title: str, others: Sequence["Application"]) -> str:
+    def html(self, title: str, others: Sequence["Application"], settings: Settings) -> str:
         links = [_LINK.format(path=other.path, name=other.heading) for other in others]
         own = _LINK.format(path=self.path, name=self.heading)
         links[links.index(own)] = own.replace("<a ", '<a aria-current="page" ')
@@ -121,6 +124,7 @@ class Application:
             links="\n".join(links),
             heading=self.heading,
             name=self.name,
+            data="".join(f' data-{k}="{escape(str(v))}"' for k, v in self.data(settings).items()),
         )
         loaded = f"{_style('app.css')}\n{_script(f'{self.name}.js')}"
         return _HTML.format(icon=icon, title=escape(shown), links=loaded, body=body)
@@ -130,16 +134,17 @@ OPERATIONS = Application("operations", "Operations", "Everything about it, for w
 
 
 def routes(
-    title: str, description: str, applications: Sequence[Application], *, documented: bool
+    title: str, description: str, applications: Sequence[Application], settings: Settings
 ) -> APIRouter:
     """The landing page at `/`, the applications and, where the API is documented, `/docs`."""
     router = APIRouter(include_in_schema=False)
-    landing = _landing(title, description, applications, documented=documented)
+    landing = _landing(title, description, applications, documented=settings.docs_enabled)
     _add(router, "/", landing, headers("no-cache"))
     for each in applications:
         allowed = {"script_src": "'self'", "connect_src": "'self'", **each.sources}
-        _add(router, each.path, each.html(title, applications), headers("no-cache", **allowed))
-    if documented:
+        html = each.html(title, applications, settings)
+        _add(router, each.path, html, headers("no-cache", **allowed))
+    if settings.docs_enabled:
         _add(router, DOCS, _documentation(title), headers("no-cache", **SWAGGER_UI_SOURCES))
     return router
 

@@ -8,4 +8,5 @@ LIBRARY = Application(
     "Library",
     "Upload, look, publish; and what all have made public",
     {"img_src": "'self' blob:"},
+    lambda settings: {"largest": int(settings.max_content_length)},
 )
