@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, expect
 from browser import SCHEMES, Tab, screenshot
 from deployments import Deployment
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

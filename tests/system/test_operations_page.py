@@ -18,7 +18,7 @@ from deployments import migrate
 from nginx import Nginx, available
 from servers import Postgresql, RedisServer, Web, require, run_service, wait_until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.browser
 
 MakeWeb = Callable[..., Web]
 MakeTab = Callable[..., Tab]

@@ -22,7 +22,7 @@ from library import (
 )
 from servers import wait_until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.browser
 
 LIST = re.compile(r"/api/media\?")
 ITEM = re.compile(r"/api/media/[^?]+$")

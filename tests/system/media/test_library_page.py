@@ -24,7 +24,7 @@ from library import (
 )
 from servers import Worker, running, wait_until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.browser
 
 
 def test_the_whole_walk(library: Library) -> None:
