@@ -2,8 +2,8 @@
 
 Nothing is recycled. Each sample is taken once the queue is empty, garbage is collected, and idle
 connections are closed. The first 70 % of the requests are the warm-up: heaps and pools get the size
-that their bounds and the load give them, and the interpreter's tables theirs, which are of MiB and
-grow once. Growth is that of what follows.
+that their bounds and the load give them. A worker of Python 3.13 takes some 4 MiB at once at about
+200,000, and no more after that. Growth is that of what follows.
 """
 
 import json

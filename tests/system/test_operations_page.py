@@ -487,16 +487,21 @@ def test_it_warns_of_jobs_that_wait_and_names_those_that_failed(
     expect_text(page, "Failed jobs: 2.")
 
 
+def enter_with_failed_jobs(web: Web, tab: Tab, postgresql: Postgresql) -> Page:
+    """Where whoever is asked says yes."""
+    database = web.environment["DATABASE_URL"].rpartition("/")[2]
+    for sql in FAILED_JOBS:
+        postgresql.psql(sql, database)
+    tab.page.on("dialog", lambda dialog: dialog.accept())
+    enter(tab.page, web.url)
+    return tab.page
+
+
 def test_a_job_that_failed_is_run_again_or_discarded(
     web: Web, tab: Tab, own_postgresql: Postgresql
 ) -> None:
     """By keyboard: the focus goes to the next job, and behind the last to the heading."""
-    database = web.environment["DATABASE_URL"].rpartition("/")[2]
-    for sql in FAILED_JOBS:
-        own_postgresql.psql(sql, database)
-    page = tab.page
-    page.on("dialog", lambda dialog: dialog.accept())
-    enter(page, web.url)
+    page = enter_with_failed_jobs(web, tab, own_postgresql)
     jobs = page.get_by_role("region", name="Table of failed jobs")
     rows = jobs.get_by_role("row")
     expect(rows).to_have_count(3)
@@ -511,18 +516,14 @@ def test_a_job_that_failed_is_run_again_or_discarded(
     expect(page.get_by_text("None. What a job could not do")).to_be_visible()
     expect(page.get_by_role("heading", name="Failed jobs")).to_be_focused()
     left = "SELECT status, args ->> 'number' FROM procrastinate_jobs"
+    database = web.environment["DATABASE_URL"].rpartition("/")[2]
     assert own_postgresql.psql(left, database) == "todo|0"
 
 
 def test_a_list_from_before_a_job_was_discarded_does_not_bring_it_back(
     web: Web, tab: Tab, own_postgresql: Postgresql
 ) -> None:
-    database = web.environment["DATABASE_URL"].rpartition("/")[2]
-    for sql in FAILED_JOBS:
-        own_postgresql.psql(sql, database)
-    page = tab.page
-    page.on("dialog", lambda dialog: dialog.accept())
-    enter(page, web.url)
+    page = enter_with_failed_jobs(web, tab, own_postgresql)
     rows = page.get_by_role("region", name="Table of failed jobs").get_by_role("row")
     expect(rows).to_have_count(3)
     late: list[Callable[[], None]] = []
