@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     """The process has ended so long after SIGTERM; requests in flight are cut 3 s before"""
 
     health_token: fields.BearerToken = None
-    """Opens `/health/detailed`, which is 404 without it"""
+    """Opens `/health/detailed` and all of `/api/operations/`, which are 404 without it"""
     health_required: fields.Names = ("database",)
     """Checks without which the service is not ready"""
     health_database_timeout_seconds: Annotated[float, seconds(0.05, 5)] = 0.75
