@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loops import end_tasks, stop_listening
+
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 ABORT = struct.pack("ii", 1, 0)
 
@@ -134,8 +136,8 @@ class Echo:
         if isinstance(self.address, Path):
             self.address.unlink(missing_ok=True)
         if self._server:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await stop_listening(server)
 
     async def _close(self) -> None:
         await self._stop_listening()
@@ -144,10 +146,7 @@ class Echo:
 
     async def _end(self) -> None:
         await self._close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await end_tasks()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loops import end_tasks, stop_listening
 from servers import Postgresql, Web, postgresql_program, wait_until, whole_lines
 
 SMALL_DISK_BYTES = 16 * 1024 * 1024
@@ -149,13 +150,11 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._serve, sock=self._listener))
+        serving = asyncio.start_server(self._serve, sock=self._listener)
+        server = self._loop.run_until_complete(serving)
         self._loop.run_forever()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._listener.close()
+        self._loop.run_until_complete(stop_listening(server))
+        self._loop.run_until_complete(end_tasks())
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
