@@ -44,6 +44,7 @@ EVENTS = (
     Event("Redis away", rollouts.lose_redis),
     Event("wrong configuration", rollouts.misconfigure),
     Event("two migrations at once", rollouts.migrate_twice),
+    Event("metrics found by Prometheus", rollouts.scrape),
 )
 
 

@@ -9,16 +9,20 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from chaos.cluster import IN_THE_END_SECONDS, Watch
 from chaos.trial import NEVER_READY, REPLICAS, SECOND, Trial
-from servers import wait_until
+from prometheus import Prometheus, on_kubernetes
+from servers import running, wait_until
 from stack import docker
 
 MORE_REPLICAS = 4
 AWAY_SECONDS = 60.0
 REDIS_AWAY_SECONDS = 30.0
+JOBS = {"service": "web", "service-worker": "worker"}
 LEFT_SECONDS = 15.0
 BACK_SECONDS = 5.0
 SHORT_ROLLOUT_SECONDS = 40
@@ -160,6 +164,27 @@ def misconfigure(trial: Trial, watch: Watch) -> Columns:
     trial.roll_out(SECOND)
     _settle(trial)
     return {}
+
+
+def scrape(trial: Trial, _: Watch) -> Columns:
+    """A Prometheus finds each pod's metrics by deploy/prometheus/kubernetes.yml, and no more."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        pods = trial.cluster.get("pods")["items"]
+        configuration = on_kubernetes(pods, folder / "pods.json")
+        server = Prometheus(folder / "prometheus", configuration=configuration)
+        with running(server) as prometheus:
+            wanted = {
+                (job, pod, "1") for job, app in JOBS.items() for pod in trial.cluster.names(app)
+            }
+            wait_until(lambda: _scraped(prometheus) == wanted, seconds=60, every=1)
+    return {"targets": len(wanted)}
+
+
+def _scraped(prometheus: Prometheus) -> set[tuple[str, str, str]]:
+    """Job, pod, and whether it answers."""
+    samples = prometheus.query("up")
+    return {(each["metric"]["job"], each["metric"]["pod"], each["value"][1]) for each in samples}
 
 
 def migrate_twice(trial: Trial, _: Watch) -> Columns:

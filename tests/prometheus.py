@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +71,46 @@ class Blackbox(OneProcess):
         return self
 
 
+def on_kubernetes(pods: Sequence[Mapping[str, Any]], targets: Path) -> str:
+    """The configuration for Kubernetes, and the pods, as `kubectl` tells of them, in `targets`.
+
+    Debian's Prometheus cannot ask a cluster. So it gets them from a file, with the labels that
+    another one would give them.
+    """
+    found = []
+    for pod in pods:
+        name, phase = pod["metadata"]["name"], pod["status"]["phase"]
+        labels = {"pod_name": name, "pod_phase": phase} | {
+            "pod_label_" + re.sub(r"\W", "_", key): value
+            for key, value in pod["metadata"]["labels"].items()
+        }
+        for container in pod["spec"]["containers"]:
+            for port in container.get("ports", []):
+                address = f"{pod['status'].get('podIP')}:{port['containerPort']}"
+                told = labels | {"pod_container_port_name": port["name"]}
+                prefixed = {f"__meta_kubernetes_{key}": value for key, value in told.items()}
+                found.append({"targets": [address], "labels": prefixed})
+    targets.write_text(json.dumps(found))
+    text = (FOLDER / "kubernetes.yml").read_text()
+    discovery = re.compile(r"kubernetes_sd_configs: &pods\n( {6}.*\n)+")
+    text, count = discovery.subn(f"file_sd_configs: &pods\n      - files: [{targets}]\n", text)
+    assert count == 1, text
+    return text.replace("kubernetes_sd_configs: *pods", "file_sd_configs: *pods")
+
+
 @dataclass
 class Prometheus(OneProcess):
-    """`targets` are the addresses to be asked, by those that the configuration has."""
+    """`addresses` are those to be asked, by those that the configuration has."""
 
-    targets: dict[str, str] | None = None
+    addresses: dict[str, str] | None = None
+    configuration: str = field(default_factory=(FOLDER / "prometheus.yml").read_text)
 
     def start(self) -> Prometheus:
         program = find_program("prometheus")
         assert program, "Prometheus is not installed"
         self.directory.mkdir(parents=True)
-        configuration = (FOLDER / "prometheus.yml").read_text().replace(": 15s", ": 1s")
-        for shipped, address in (self.targets or {}).items():
+        configuration = self.configuration.replace(": 15s", ": 1s")
+        for shipped, address in (self.addresses or {}).items():
             assert shipped in configuration, shipped
             configuration = configuration.replace(shipped, address)
         (self.directory / "prometheus.yml").write_text(configuration)
@@ -113,6 +143,12 @@ class Prometheus(OneProcess):
         assert answer.status_code == 200, answer.text
         found: list[dict[str, Any]] = answer.json()["data"]["result"]
         return found
+
+    def targets(self) -> set[tuple[str, str, str]]:
+        """Those that it asks: job, address and pod."""
+        answer = httpx.get(f"http://127.0.0.1:{self.port}/api/v1/targets?state=active", timeout=30)
+        found = [each["labels"] for each in answer.json()["data"]["activeTargets"]]
+        return {(each["job"], each["instance"], each["pod"]) for each in found}
 
     def fired(self) -> set[str]:
         """The names of all alerts that have fired so far."""

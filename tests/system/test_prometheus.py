@@ -22,7 +22,7 @@ from bench.account import Bearer
 
 from nginx import Nginx
 from nginx_checks import OPEN
-from prometheus import FOLDER, Blackbox, Prometheus
+from prometheus import FOLDER, Blackbox, Prometheus, on_kubernetes
 from servers import (
     ROOT,
     Postgresql,
@@ -138,7 +138,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, server_directory: Path) -> It
         opened.enter_context(running(blackbox))
         prometheus = Prometheus(
             directory / "prometheus",
-            targets={
+            addresses={
                 "nginx:8081": f"127.0.0.1:{nginx.internal_port}",
                 "worker:8001": f"127.0.0.1:{port}",
                 "https://example.org": f"https://localhost:{nginx.port}",
@@ -185,6 +185,35 @@ def test_the_names_of_metrics_are_as_they_should_be(site: Site, process: str) ->
         timeout=30,
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_on_kubernetes_it_finds_running_pods_by_their_ports(tmp_path: Path) -> None:
+    pods = [
+        pod("web-1", "web", {"peers": 8000}, {"https": 8443, "http": 8080, "internal": 8081}),
+        pod("web-0", "web", {"peers": 8000}, {"internal": 8081}, phase="Failed"),
+        pod("worker-1", "worker", {"probes": 8001}),
+        pod("migrate-1", "migrate", {}, phase="Succeeded"),
+        pod("other-1", "other", {"internal": 8081}, {"probes": 8001}),
+    ]
+    configuration = on_kubernetes(pods, tmp_path / "pods.json")
+    with running(Prometheus(tmp_path / "prometheus", configuration=configuration)) as prometheus:
+        found = wait_until(prometheus.targets)
+    assert found == {
+        ("service", "127.0.0.9:8081", "web-1"),
+        ("service-worker", "127.0.0.9:8001", "worker-1"),
+    }
+
+
+def pod(
+    name: str, app: str, *containers: dict[str, int], phase: str = "Running"
+) -> dict[str, object]:
+    """As `kubectl get --output json` tells of it."""
+    ports = [[{"name": key, "containerPort": port} for key, port in c.items()] for c in containers]
+    return {
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": app}},
+        "spec": {"containers": [{"ports": each} if each else {} for each in ports]},
+        "status": {"phase": phase, "podIP": "127.0.0.9"},
+    }
 
 
 def filled(query: str) -> str:
