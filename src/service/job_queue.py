@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from procrastinate import PsycopgConnector
 from procrastinate.connector import BaseConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job as QueuedJob
@@ -13,6 +16,8 @@ from procrastinate.manager import JobManager
 from service.jobs import HANDED_BACK, UNKNOWN, WAKE, Outcome
 
 log = logging.getLogger(__name__)
+
+STATEMENT_SECONDS = 10.0  # longest wait for one of the queue's; psycopg takes as long to give it up
 
 # A run may end what it still owns, and nothing else: its worker may have been frozen for so long
 # that another has taken the job over. procrastinate's own functions do not ask.
@@ -65,6 +70,33 @@ HEARTBEAT = (
 )
 
 
+class Connector(PsycopgConnector):
+    """Gives up a statement in the end: a proxy whose server has vanished keeps its connections."""
+
+    async def execute_query_async(self, query: str, **arguments: Any) -> None:
+        async with _bounded():
+            await super().execute_query_async(query, **arguments)
+
+    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
+        async with _bounded():
+            row: dict[str, Any] = await super().execute_query_one_async(query, **arguments)
+            return row
+
+    async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
+        async with _bounded():
+            rows: list[dict[str, Any]] = await super().execute_query_all_async(query, **arguments)
+            return rows
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(STATEMENT_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise ConnectorException from error
+
+
 class Queue(JobManager):
     """Ends each job as its run's Outcome says.
 
@@ -77,6 +109,15 @@ class Queue(JobManager):
         super().__init__(connector)
         self.outcomes: dict[int, Outcome] = {}
         self.broken = asyncio.Event()
+        self.worker_id: int | None = None
+
+    async def register_worker(self) -> int:
+        self.worker_id = await super().register_worker()
+        return self.worker_id
+
+    async def unregister_worker(self, worker_id: int) -> None:
+        self.worker_id = None
+        await super().unregister_worker(worker_id)
 
     async def finish_job(self, job: QueuedJob, status: Status, delete_job: bool) -> None:
         """Called once a run, also for one that was cancelled or whose task nobody knows."""
@@ -110,9 +151,15 @@ class Queue(JobManager):
         return bool(rows)
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        """Called every few seconds."""
+        """procrastinate's worker ends its own as soon as it is told to stop, and not when its jobs
+        have ended, which others would run as well meanwhile: see `beat`."""
+
+    async def beat(self) -> None:
+        """To be called every few seconds, as long as jobs may be running."""
+        if self.worker_id is None:
+            return
         try:
-            alive = await self.connector.execute_query_all_async(HEARTBEAT, worker=worker_id)
+            alive = await self.connector.execute_query_all_async(HEARTBEAT, worker=self.worker_id)
         except ConnectorException:
             alive = []
         if not alive:

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any
 
-from procrastinate import App, JobContext, PsycopgConnector
+from procrastinate import App, JobContext
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import DeleteJobCondition
 from psycopg import AsyncConnection
@@ -30,7 +30,7 @@ from service.connections import QUEUE_CONNECTIONS, tell_if_too_few
 from service.database_errors import DatabaseUnavailable
 from service.database_url import libpq_url
 from service.health import Health
-from service.job_queue import Queue
+from service.job_queue import Connector, Queue
 from service.jobs import QUEUE, Job, Task, execute
 from service.lifecycle import Lifecycle
 from service.migrate import current_revision, outdated
@@ -188,14 +188,14 @@ class Worker:
         )
         try:
             await pool.open(wait=True, timeout=POOL_SECONDS)
-            app = App(connector=PsycopgConnector())
+            app = App(connector=Connector())
             await app.open_async(pool)
             queue = app.job_manager = Queue(app.connector)
             _register(app, queue, self.resources)
             self.working.set()
             log.info("worker_ready")
             due = enqueue_forever(self.resources, TASKS.values())
-            async with background(_rescue_forever(queue), due):
+            async with background(_beat_forever(queue), _rescue_forever(queue), due):
                 await self._run_jobs(app, queue)
         finally:
             self.working.clear()
@@ -209,7 +209,6 @@ class Worker:
             install_signal_handlers=False,
             delete_jobs=DeleteJobCondition.SUCCESSFUL,
             fetch_job_polling_interval=POLL_SECONDS,
-            update_heartbeat_interval=HEARTBEAT_SECONDS,
             stalled_worker_timeout=DEAD_AFTER_SECONDS,
             shutdown_graceful_timeout=max(grace_seconds - 5, grace_seconds / 2),
         )
@@ -246,6 +245,12 @@ async def _run(
     assert context.job.id is not None
     job = Job(context.job.id, task.name, context.job.attempts + 1, arguments)
     queue.outcomes[job.id] = await execute(task, resources, job)
+
+
+async def _beat_forever(queue: Queue) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        await queue.beat()
 
 
 async def _rescue_forever(queue: Queue) -> None:

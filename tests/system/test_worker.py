@@ -247,6 +247,19 @@ def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:
     assert worker.lines("worker_stopped")
 
 
+def test_a_job_that_ends_after_sigterm_is_run_by_nobody_else_meanwhile(rig: Rig) -> None:
+    """A heart that stopped with SIGTERM would be found dead by any worker, this one too."""
+    stopped = rig.worker()
+    rig.enqueue("test.last", name="x", seconds=9)
+    rig.wait_for_note("began x 1")
+    stopped.send_signal(signal.SIGTERM)
+    other = rig.worker()
+    assert stopped.stop(signal.SIGTERM) == 0
+    assert rig.notes == ["began x 1", "ended x 1"]
+    assert rig.jobs() == []
+    assert not stopped.lines("job_rescued") + other.lines("job_rescued")
+
+
 def test_a_worker_says_that_it_drains_while_its_jobs_end(rig: Rig) -> None:
     port = free_port()
     worker = rig.worker(WORKER_BIND=f"127.0.0.1:{port}")
