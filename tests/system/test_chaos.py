@@ -8,7 +8,7 @@ import pytest
 from nginx import available
 from servers import ROOT, clean_environment, find_program, postgresql_program, require
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("chaos")]
 
 
 @pytest.mark.timeout(900)

@@ -25,7 +25,11 @@ MAIL_PASSWORD = "the-mail-passw0rd"
 MARKER = "sesame-in-a-dotenv"
 SERVICES = ("web", "worker", "nginx", "postgres", "redis")
 OWN_LAYERS_MB = 120
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("containers"),
+]
 
 
 @pytest.fixture(scope="module")

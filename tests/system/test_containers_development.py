@@ -16,7 +16,11 @@ from servers import wait_until
 from stack import Person, Stack, docker, require_engine, stack_directory
 
 PHOTO = saved(halves((600, 400)), "JPEG")  # media
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("containers"),
+]
 
 
 class Running:

@@ -41,7 +41,11 @@ from servers import (
 )
 from system.health_faults import small_disk
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("prometheus"),
+]
 
 PATIENCE_SECONDS = 90.0
 ALERTS = set(re.findall(r"- alert: (\w+)", (FOLDER / "rules.yml").read_text()))
