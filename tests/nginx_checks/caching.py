@@ -14,6 +14,7 @@ from servers import wait_until
 PREFIX = "/api/public/list-"
 PUBLIC = "public, max-age=60"
 BRIEF = "public, max-age=1"
+RENEWED = f"{BRIEF}, stale-while-revalidate=60"
 EXPIRY_SECONDS = 2.1  # of BRIEF: nginx counts whole seconds, and one more
 AUTHORIZATION = {"Authorization": "Bearer x"}
 
@@ -130,18 +131,30 @@ def an_old_answer_is_better_than_an_error(site: Site) -> None:
 
 
 def only_one_waits_while_an_answer_is_renewed(site: Site) -> None:
-    path = path_with(site, BRIEF)
+    """Where the answer allows it."""
+    path = path_with(site, RENEWED)
     old = site.nginx.ask(path)
+    others, first = renewed_by_one_while_others_ask(site, path)
+    assert others == {old.text}
+    assert (first, site.echo.counted(path)) == ("new", 2)
+
+
+def an_old_answer_is_not_given_because_another_asks(site: Site) -> None:
+    path = path_with(site, BRIEF)
+    site.nginx.ask(path)
+    others, first = renewed_by_one_while_others_ask(site, path)
+    assert (others, first) == ({"new"}, "new")
+
+
+def renewed_by_one_while_others_ask(site: Site, path: str) -> tuple[set[str], str]:
+    """What the others got, and then who had asked before them."""
     time.sleep(EXPIRY_SECONDS)
-    site.echo.answers[path] = Answer(200, (("Cache-Control", PUBLIC),), b"new", delay_seconds=1.5)
-    with ThreadPoolExecutor(1) as threads:
+    site.echo.answers[path] = Answer(200, (("Cache-Control", PUBLIC),), b"new", delay_seconds=3)
+    with ThreadPoolExecutor(6) as threads:
         first = threads.submit(site.nginx.ask, path)
         wait_until(lambda: site.echo.begun[path] == 2)
-        others = [site.nginx.ask(path).text for _ in range(5)]
-        assert set(others) == {old.text}
-        assert first.result().text == "new"
-    assert site.nginx.ask(path).text == "new"
-    assert site.echo.counted(path) == 2
+        others = [threads.submit(site.nginx.ask, path) for _ in range(5)]
+        return {other.result().text for other in others}, first.result().text
 
 
 def an_old_answer_is_not_given_when_there_is_a_new_one(site: Site) -> None:
@@ -151,6 +164,22 @@ def an_old_answer_is_not_given_when_there_is_a_new_one(site: Site) -> None:
     time.sleep(EXPIRY_SECONDS)
     site.echo.answers[path] = Answer(200, (("Cache-Control", PUBLIC),), b"new")
     assert site.nginx.ask(path).text == "new"
+
+
+def a_preview_that_is_gone_takes_the_old_ones_place(site: Site) -> None:
+    """Or the old one would be seen by everybody again as soon as the app is away."""
+    path = f"{new_path('/media/')}/thumbnail"
+    site.echo.answers[path] = Answer(headers=(("Cache-Control", BRIEF),))
+    site.nginx.ask(path)
+    time.sleep(EXPIRY_SECONDS)
+    site.echo.answers[path] = Answer(404, (("Cache-Control", BRIEF),), b"gone")
+    assert site.nginx.ask(path).status_code == 404
+    time.sleep(EXPIRY_SECONDS)
+    site.echo.go_away()
+    try:
+        assert site.nginx.ask(path).text == "gone"
+    finally:
+        site.echo.come_back()
 
 
 def an_answer_that_has_not_changed_is_not_sent_again(site: Site) -> None:
@@ -191,7 +220,9 @@ CHECKS = [
     an_old_answer_is_better_than_none,
     an_old_answer_is_better_than_an_error,
     only_one_waits_while_an_answer_is_renewed,
+    an_old_answer_is_not_given_because_another_asks,
     an_old_answer_is_not_given_when_there_is_a_new_one,
+    a_preview_that_is_gone_takes_the_old_ones_place,  # media
     an_answer_that_has_not_changed_is_not_sent_again,
     a_client_may_ask_whether_it_has_changed,
     each_answer_has_the_id_of_its_request,

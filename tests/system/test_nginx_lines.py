@@ -324,20 +324,24 @@ CACHE = [
     became("$personal $unmarked;", "$personal;", caching.answers_that_are_not_marked_are_not_kept),
     became("$personal $unmarked;", "$personal;", caching.other_ways_to_mark_an_answer_do_not_count),
     became(
-        "proxy_cache_lock              on;",
+        "proxy_cache_lock      on;",
         "proxy_ignore_headers Set-Cookie;",
         caching.answers_with_a_cookie_are_not_kept,
     ),
-    gone("proxy_cache_lock              on;", caching.many_who_ask_at_once_cost_one_request),
+    gone("proxy_cache_lock      on;", caching.many_who_ask_at_once_cost_one_request),
     became(" error timeout http_500", " http_500", caching.an_old_answer_is_better_than_none),
     *(
         became(f" http_{status}", "", caching.an_old_answer_is_better_than_an_error)
         for status in (500, 502, 503, 504)
     ),
-    became(" updating error", " error", caching.only_one_waits_while_an_answer_is_renewed),
     became(
-        "proxy_cache_revalidate        on;",
-        "proxy_cache_background_update on;",
+        " error timeout http_500",
+        " updating error timeout http_500",
+        caching.an_old_answer_is_not_given_because_another_asks,
+    ),
+    became(
+        "proxy_cache_use_stale error",
+        "proxy_cache_background_update on; proxy_cache_use_stale updating error",
         caching.an_old_answer_is_not_given_when_there_is_a_new_one,
     ),
     gone(
@@ -345,6 +349,7 @@ CACHE = [
         caching.an_answer_that_has_not_changed_is_not_sent_again,
     ),
     gone("proxy_cache                   public;", caching.public_answers_are_kept),
+    gone("proxy_cache           public;", caching.a_preview_that_is_gone_takes_the_old_ones_place),
 ]
 CIPHERS = "ssl_ciphers               ECDHE-ECDSA-AES128-GCM-SHA256:"
 TLS = [

@@ -33,6 +33,13 @@ PUBLIC_SECONDS = 60  # in caches; a link is good for longer
 ACCEL_PREFIX = "/_media/"  # where the nginx configuration has UPLOAD_FOLDER, for itself alone
 
 
+class PreviewNotFound(MediaNotFound):
+    """To anybody. nginx keeps previews that were public, as long as the app may be away, unless it
+    gets something else to keep in their place."""
+
+    headers = {"Cache-Control": "public, max-age=1"}
+
+
 async def _visible(resources: Resources, identity: Identity | None, item_id: UUID) -> MediaItem:
     item = await find(resources, item_id)
     if not item.public and (identity is None or identity.id != item.account_id):
@@ -90,6 +97,17 @@ async def thumbnail(
 
     Small, and sent from here: nginx keeps in its cache what it has been sent, and no redirect.
     """
+    try:
+        return await _thumbnail(resources, identity, item_id, request)
+    except MediaNotFound:
+        if identity is None:
+            raise PreviewNotFound from None
+        raise
+
+
+async def _thumbnail(
+    resources: Resources, identity: Identity | None, item_id: UUID, request: Request
+) -> Response:
     item = await _visible(resources, identity, item_id)
     if not item.has_thumbnail:
         raise MediaNotFound
