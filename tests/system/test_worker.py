@@ -21,6 +21,7 @@ from service.jobs import Jobs
 from service.logs import request_id
 from service.migrate import migrate
 from service.settings import Settings
+from system.health_faults import Proxy
 
 FIRST_DELAY_SECONDS = 0.2  # of test.fail
 
@@ -359,6 +360,35 @@ def test_a_worker_whose_heartbeat_fails_begins_anew(rig: Rig) -> None:
     rig.wait_for_note("ended x 1")
     rig.wait_until_done()
     assert rig.notes == ["began x 1", "ended x 1"]
+
+
+class Forgetful(Proxy):
+    """As a proxy of databases before one that has vanished: it keeps the connections, mute."""
+
+    outages = 0
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delays: int
+    ) -> None:
+        before = self.outages
+        while data := await reader.read(65536):
+            if self.outages != before:
+                await asyncio.sleep(3600)
+            writer.write(data)
+            await writer.drain()
+
+
+def test_connections_that_say_nothing_any_more_are_given_up(
+    rig: Rig, shared_postgresql: Postgresql
+) -> None:
+    with Forgetful(shared_postgresql.port) as proxy:
+        rig.url = rig.url.replace(f":{shared_postgresql.port}/", f":{proxy.port}/")
+        worker = rig.worker()
+        proxy.outages += 1
+        worker.wait_for("worker_lost_database")
+        rig.enqueue("test.record", name="x")
+        rig.wait_for_note("ran x 1")
+        assert worker.stop(signal.SIGTERM) == 0
 
 
 def test_a_worker_that_was_struck_off_registers_again(rig: Rig) -> None:
