@@ -177,7 +177,9 @@ def scrape(trial: Trial, _: Watch) -> Columns:
             wanted = {
                 (job, pod, "1") for job, app in JOBS.items() for pod in trial.cluster.names(app)
             }
-            wait_until(lambda: _scraped(prometheus) == wanted, seconds=60, every=1)
+            with suppress(TimeoutError):
+                wait_until(lambda: _scraped(prometheus) == wanted, seconds=60, every=1)
+            assert _scraped(prometheus) == wanted, prometheus.targets()
     return {"targets": len(wanted)}
 
 

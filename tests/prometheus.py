@@ -95,7 +95,8 @@ def on_kubernetes(pods: Sequence[Mapping[str, Any]], targets: Path) -> str:
     discovery = re.compile(r"kubernetes_sd_configs: &pods\n( {6}.*\n)+")
     text, count = discovery.subn(f"file_sd_configs: &pods\n      - files: [{targets}]\n", text)
     assert count == 1, text
-    return text.replace("kubernetes_sd_configs: *pods", "file_sd_configs: *pods")
+    text = text.replace("kubernetes_sd_configs: *pods", "file_sd_configs: *pods")
+    return f"global:\n  scrape_interval: 15s\n{text}"
 
 
 @dataclass
@@ -144,11 +145,13 @@ class Prometheus(OneProcess):
         found: list[dict[str, Any]] = answer.json()["data"]["result"]
         return found
 
-    def targets(self) -> set[tuple[str, str, str]]:
-        """Those that it asks: job, address and pod."""
+    def targets(self) -> set[tuple[str, ...]]:
+        """Those that it asks: job, address and pod, and what is wrong with its answer."""
         answer = httpx.get(f"http://127.0.0.1:{self.port}/api/v1/targets?state=active", timeout=30)
-        found = [each["labels"] for each in answer.json()["data"]["activeTargets"]]
-        return {(each["job"], each["instance"], each["pod"]) for each in found}
+        return {
+            (*(target["labels"][name] for name in ("job", "instance", "pod")), target["lastError"])
+            for target in answer.json()["data"]["activeTargets"]
+        }
 
     def fired(self) -> set[str]:
         """The names of all alerts that have fired so far."""
