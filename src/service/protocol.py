@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import logs
 from service.errors import PROBLEM_JSON, phrase, problem_body
+from service.socket_protocol import is_handshake
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
@@ -71,6 +72,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._upgrades: bool | None = None  # not known yet
         self._bare = self._in_head  # what came before this head in the same read is not its own
         self._in_head = self._in_message = True
         self._bare_bytes = 0
@@ -84,11 +86,21 @@ class BoundedHttp(HttpToolsProtocol):
         ):
             self._too_large = True
             raise _Refused
+        if self.parser.should_upgrade() and self._has_body():
+            raise _Refused  # the parser skips it, and would read a request in its place
         if self._from_peer:
             self.headers = [pair for pair in self.headers if not pair[0].startswith(FORWARDED)]
             self.scope["headers"] = self.headers
         super().on_headers_complete()
         self._in_head = False  # not before: the address may still be none
+
+    def _should_upgrade(self) -> bool:
+        """Only with a whole handshake, and when no other answer is due. Any other offer is passed
+        over, and its request is one like the rest (RFC 9110 section 7.8)."""
+        if self._upgrades is None:
+            offered = super()._should_upgrade() and self._answered()
+            self._upgrades = offered and is_handshake(self._head())
+        return self._upgrades
 
     def on_chunk_header(self) -> None:
         """Called by the parser where a body comes in chunks: only there are trailers."""
@@ -136,6 +148,21 @@ class BoundedHttp(HttpToolsProtocol):
         """The parser takes what follows for another protocol, so that this answer is the last."""
         self._end_with_this_answer()
 
+    def _answered(self) -> bool:
+        """Whether all requests are, as far as they have begun."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _head(self) -> bytes:
+        line = (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())
+        fields = (b"%b: %b" % field for field in self.headers)
+        return b"\r\n".join((b"%b %b HTTP/%b" % line, *fields, b"", b""))
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+            for name, value in self.headers
+        )
+
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
@@ -165,7 +192,7 @@ class BoundedHttp(HttpToolsProtocol):
         in_body = self._in_message and not self._in_head
         if in_body and self.cycle.response_started:
             self.transport.close()
-        elif in_body or self.cycle is None or self.cycle.response_complete:
+        elif in_body or self._answered():
             self._send_problem(status)
         else:
             self._end_with_this_answer()
@@ -173,6 +200,8 @@ class BoundedHttp(HttpToolsProtocol):
     def _end_with_this_answer(self) -> None:
         self.cycle.keep_alive = False
         self.flow.pause_reading()
+        if self.cycle.response_complete:
+            self.transport.close()
 
     def _send_problem(self, status: int) -> None:
         """An answer to what is no request, under the id that its line in the log has."""
