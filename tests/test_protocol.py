@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from service import logs, protocol
 from service.middleware import Refusal
 from service.protocol import BoundedHttp
+from sockets import until
 
 pytestmark = pytest.mark.anyio
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
@@ -57,10 +58,19 @@ class App:
 
 
 class Client:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connections: set[Any]
+    ) -> None:
         self._reader = reader
+        self._connections = connections
         self.send = writer.write
         self.leave = writer.close
+
+    async def served_by(self) -> BoundedHttp:
+        """The other end of its connection."""
+        (connection,) = await until(lambda: self._connections)
+        assert isinstance(connection, BoundedHttp)
+        return connection
 
     async def until_closed(self) -> bytes:
         """All that comes. Raises TimeoutError where the server keeps the connection."""
@@ -93,7 +103,8 @@ async def connected(
     state.default_headers = list(default_headers)
     make: Callable[[], Any] = lambda: BoundedHttp(config, state, {})  # noqa: E731
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-    client = Client(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+    streams = await asyncio.open_connection(*server.sockets[0].getsockname())
+    client = Client(*streams, state.connections)
     yield client
     client.leave()
     app.gate.set()
@@ -156,6 +167,22 @@ async def test_of_pipelined_requests_each_has_an_answer_in_its_order(
     answers = await client.until_closed()
     assert answers.count(b"HTTP/1.1 ") == 501
     assert answers.count(b"HTTP/1.1 503 ") + answers.count(OK) == 501
+
+
+async def test_refusals_are_not_heaped_up_for_who_does_not_read(app: App, client: Client) -> None:
+    refused = 0
+
+    def refusal(_: Any) -> Refusal:
+        nonlocal refused
+        refused += 1
+        return BUSY
+
+    app.refusal = refusal
+    connection = await client.served_by()
+    client.send(GET * 50_000)
+    await until(lambda: refused == 50_000 or connection.flow.read_paused, seconds=60)
+    assert connection.flow.write_paused
+    assert connection.transport.get_write_buffer_size() < 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,12 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """What the application refuses anyway is answered without a task.
 
-        But where requests are pipelined: each answer would start the next, and soon too deep.
+        But where requests are pipelined: each answer would start the next, and soon too deep. And
+        where the client does not read: it is a task that waits until the answers before are sent.
         """
         ask = getattr(self.config.app, "refusal", None)
-        refusal = ask(cycle.scope) if ask and not self.pipeline else None
+        waits = self.pipeline or self.flow.write_paused
+        refusal = ask(cycle.scope) if ask and not waits else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
