@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -95,9 +95,9 @@ async def client(app: App) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def connected(
-    app: App, default_headers: Sequence[tuple[bytes, bytes]] = ()
+    app: App, default_headers: Sequence[tuple[bytes, bytes]] = (), **more: Any
 ) -> AsyncIterator[Client]:
-    config = Config(app, http=BoundedHttp, lifespan="off", log_config=None)
+    config = Config(app, http=BoundedHttp, lifespan="off", log_config=None, **more)
     config.load()
     state = ServerState()
     state.default_headers = list(default_headers)
@@ -265,6 +265,33 @@ async def test_an_idle_connection_is_kept_longer_than_a_head_may_take(
     await asyncio.sleep(0.5)
     client.send(GET)
     assert (await client.until(b"ok")).startswith(OK)
+
+
+async def test_an_idle_connection_ends_whatever_blank_lines_come(app: App) -> None:
+    async with connected(app, timeout_keep_alive=1) as client:
+        client.send(GET)
+        await client.until(b"ok")
+
+        async def send_forever() -> None:
+            while True:
+                client.send(b"\r\n")
+                await asyncio.sleep(0.1)
+
+        sending = asyncio.create_task(send_forever())
+        with suppress(ConnectionResetError):
+            assert await client.until_closed() == b""
+        sending.cancel()
+
+
+async def test_a_connection_is_idle_once_the_body_ends_of_what_was_answered_before(
+    app: App,
+) -> None:
+    app.refusal = lambda scope: BUSY
+    async with connected(app, timeout_keep_alive=1) as client:
+        client.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await client.until(b"}")
+        client.send(b"llo")
+        assert await client.until_closed() == b""
 
 
 async def test_a_trailer_is_no_header(app: App, client: Client) -> None:

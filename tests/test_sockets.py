@@ -295,6 +295,13 @@ async def everything(port: int, sent: bytes) -> bytes:
         writer.close()
 
 
+async def test_an_open_socket_is_no_idle_connection() -> None:
+    app = layer(silent)
+    async with served(app, timeout_keep_alive=0) as port, connecting(port, PATH, {}) as socket:
+        await asyncio.sleep(0.2)
+        await (await socket.ping())
+
+
 async def test_an_open_socket_takes_no_turn_but_its_handshake_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -59,8 +59,13 @@ class BoundedHttp(HttpToolsProtocol):
         logs.request_id.set(self._request_id)  # a request's own is set where it is served
         self._bare = True
         self._read_bytes = len(data)
+        timer = self.timeout_keep_alive_task
+        idle_until = timer.when() if timer and not self._in_message else None
         super().data_received(data)
-        if not self._in_message or self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if not self._in_message:
+            self._stay_idle(idle_until)
             return
         self._bare_bytes = self._bare_bytes + len(data) if self._bare else 0
         self._last_read = self.loop.time()
@@ -69,6 +74,13 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(431)
         elif self._timer is None:
             self._await(HEAD_SECONDS if self._in_head else BODY_PAUSE_SECONDS)
+
+    def _stay_idle(self, until: float | None) -> None:
+        """Where Uvicorn ended that: blank lines do, and the rest of what is answered already."""
+        if self.timeout_keep_alive_task is None and self._answered() and not self._upgrades:
+            self.timeout_keep_alive_task = self.loop.call_at(
+                until or self.loop.time() + self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
