@@ -163,10 +163,25 @@ async def test_of_pipelined_requests_each_has_an_answer_in_its_order(
 ) -> None:
     """Many are asked at once, of which the application refuses what it is asked about."""
     app.refusal = lambda scope: BUSY
-    client.send(GET * 500 + GET[:-2] + b"Connection: close\r\n\r\n")
+    client.send(GET * 90 + GET[:-2] + b"Connection: close\r\n\r\n")
     answers = await client.until_closed()
-    assert answers.count(b"HTTP/1.1 ") == 501
-    assert answers.count(b"HTTP/1.1 503 ") + answers.count(OK) == 501
+    assert answers.count(b"HTTP/1.1 ") == 91
+    assert answers.count(b"HTTP/1.1 503 ") + answers.count(OK) == 91
+
+
+async def test_a_connection_ends_behind_the_most_that_is_pipelined(
+    app: App, client: Client
+) -> None:
+    """Each that waits costs much more than its bytes."""
+    app.gate.clear()
+    connection = await client.served_by()
+    client.send(GET * 1000)
+    await until(lambda: connection.pipeline)
+    assert len(connection.pipeline) == protocol.MOST_PIPELINED
+    app.gate.set()
+    answers = await client.until_closed()
+    assert answers.count(OK) == answers.count(b"HTTP/1.1 ") == 1 + protocol.MOST_PIPELINED
+    assert answers.count(b"connection: close") == 1
 
 
 async def test_refusals_are_not_heaped_up_for_who_does_not_read(app: App, client: Client) -> None:

@@ -17,6 +17,7 @@ from service.socket_protocol import is_handshake
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 BODY_PAUSE_SECONDS = 30.0
+MOST_PIPELINED = 100  # requests behind one that is not answered yet
 FORWARDED = b"x-forwarded-"
 
 
@@ -91,6 +92,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise _Refused
         # Only then can it be too large: adding it up costs more than the rest of this.
         if (
             self._bare_bytes + self._read_bytes > MAX_HEAD_BYTES
