@@ -57,6 +57,19 @@ class App:
         return None
 
 
+class Waiting(App):
+    """Answers nothing, and waits until its client leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.left.set()
+
+
 class Client:
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connections: set[Any]
@@ -198,6 +211,17 @@ async def test_refusals_are_not_heaped_up_for_who_does_not_read(app: App, client
     await until(lambda: refused == 50_000 or connection.flow.read_paused, seconds=60)
     assert connection.flow.write_paused
     assert connection.transport.get_write_buffer_size() < 1_000_000
+
+
+async def test_who_leaves_is_gone_for_the_first_of_pipelined_requests() -> None:
+    app = Waiting()
+    async with connected(app) as client:
+        client.send(GET * 2)
+        connection = await client.served_by()
+        await until(lambda: connection.pipeline)
+        client.leave()
+        async with asyncio.timeout(20):
+            await app.left.wait()
 
 
 @pytest.mark.parametrize(

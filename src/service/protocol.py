@@ -50,11 +50,15 @@ class BoundedHttp(HttpToolsProtocol):
         self._bare_bytes = 0  # since a head began or a part of a body came
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._served: Any = None  # the cycle that runs, or ran last
         self._await(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self._served is not None:  # of pipelined requests Uvicorn tells only the last
+            self._served.disconnected = True
+            self._served.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         logs.request_id.set(self._request_id)  # a request's own is set where it is served
@@ -144,6 +148,7 @@ class BoundedHttp(HttpToolsProtocol):
         waits = self.pipeline or self.flow.write_paused
         refusal = ask(cycle.scope) if ask and not waits else None
         if refusal is None:
+            self._served = cycle
             super()._start_asgi_task(cycle, app)
             return
         cycle.response_started = cycle.response_complete = True
