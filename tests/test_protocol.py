@@ -391,3 +391,10 @@ async def test_an_offer_to_speak_something_else_is_passed_over(app: App, client:
     assert received.startswith(OK)
     assert received.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in received
+
+
+async def test_a_connection_ends_after_such_an_offer_also_where_it_is_refused(app: App) -> None:
+    app.refusal = lambda scope: BUSY
+    async with connected(app, timeout_keep_alive=60) as client:
+        client.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert (await client.until_closed()).startswith(b"HTTP/1.1 503 ")
