@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from service import logs, protocol
 from service.middleware import Refusal
 from service.protocol import BoundedHttp
+from sockets import until
 
 pytestmark = pytest.mark.anyio
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
@@ -56,11 +57,33 @@ class App:
         return None
 
 
+class Waiting(App):
+    """Answers nothing, and waits until its client leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.left.set()
+
+
 class Client:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connections: set[Any]
+    ) -> None:
         self._reader = reader
+        self._connections = connections
         self.send = writer.write
         self.leave = writer.close
+
+    async def served_by(self) -> BoundedHttp:
+        """The other end of its connection."""
+        (connection,) = await until(lambda: self._connections)
+        assert isinstance(connection, BoundedHttp)
+        return connection
 
     async def until_closed(self) -> bytes:
         """All that comes. Raises TimeoutError where the server keeps the connection."""
@@ -85,15 +108,16 @@ async def client(app: App) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def connected(
-    app: App, default_headers: Sequence[tuple[bytes, bytes]] = ()
+    app: App, default_headers: Sequence[tuple[bytes, bytes]] = (), **more: Any
 ) -> AsyncIterator[Client]:
-    config = Config(app, http=BoundedHttp, lifespan="off", log_config=None)
+    config = Config(app, http=BoundedHttp, lifespan="off", log_config=None, **more)
     config.load()
     state = ServerState()
     state.default_headers = list(default_headers)
     make: Callable[[], Any] = lambda: BoundedHttp(config, state, {})  # noqa: E731
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-    client = Client(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+    streams = await asyncio.open_connection(*server.sockets[0].getsockname())
+    client = Client(*streams, state.connections)
     yield client
     client.leave()
     app.gate.set()
@@ -152,10 +176,52 @@ async def test_of_pipelined_requests_each_has_an_answer_in_its_order(
 ) -> None:
     """Many are asked at once, of which the application refuses what it is asked about."""
     app.refusal = lambda scope: BUSY
-    client.send(GET * 500 + GET[:-2] + b"Connection: close\r\n\r\n")
+    client.send(GET * 90 + GET[:-2] + b"Connection: close\r\n\r\n")
     answers = await client.until_closed()
-    assert answers.count(b"HTTP/1.1 ") == 501
-    assert answers.count(b"HTTP/1.1 503 ") + answers.count(OK) == 501
+    assert answers.count(b"HTTP/1.1 ") == 91
+    assert answers.count(b"HTTP/1.1 503 ") + answers.count(OK) == 91
+
+
+async def test_a_connection_ends_behind_the_most_that_is_pipelined(
+    app: App, client: Client
+) -> None:
+    """Each that waits costs much more than its bytes."""
+    app.gate.clear()
+    connection = await client.served_by()
+    client.send(GET * 1000)
+    await until(lambda: connection.pipeline)
+    assert len(connection.pipeline) == protocol.MOST_PIPELINED
+    app.gate.set()
+    answers = await client.until_closed()
+    assert answers.count(OK) == answers.count(b"HTTP/1.1 ") == 1 + protocol.MOST_PIPELINED
+    assert answers.count(b"connection: close") == 1
+
+
+async def test_refusals_are_not_heaped_up_for_who_does_not_read(app: App, client: Client) -> None:
+    refused = 0
+
+    def refusal(_: Any) -> Refusal:
+        nonlocal refused
+        refused += 1
+        return BUSY
+
+    app.refusal = refusal
+    connection = await client.served_by()
+    client.send(GET * 50_000)
+    await until(lambda: refused == 50_000 or connection.flow.read_paused, seconds=60)
+    assert connection.flow.write_paused
+    assert connection.transport.get_write_buffer_size() < 1_000_000
+
+
+async def test_who_leaves_is_gone_for_the_first_of_pipelined_requests() -> None:
+    app = Waiting()
+    async with connected(app) as client:
+        client.send(GET * 2)
+        connection = await client.served_by()
+        await until(lambda: connection.pipeline)
+        client.leave()
+        async with asyncio.timeout(20):
+            await app.left.wait()
 
 
 @pytest.mark.parametrize(
@@ -240,6 +306,33 @@ async def test_an_idle_connection_is_kept_longer_than_a_head_may_take(
     assert (await client.until(b"ok")).startswith(OK)
 
 
+async def test_an_idle_connection_ends_whatever_blank_lines_come(app: App) -> None:
+    async with connected(app, timeout_keep_alive=1) as client:
+        client.send(GET)
+        await client.until(b"ok")
+
+        async def send_forever() -> None:
+            while True:
+                client.send(b"\r\n")
+                await asyncio.sleep(0.1)
+
+        sending = asyncio.create_task(send_forever())
+        with suppress(ConnectionResetError):
+            assert await client.until_closed() == b""
+        sending.cancel()
+
+
+async def test_a_connection_is_idle_once_the_body_ends_of_what_was_answered_before(
+    app: App,
+) -> None:
+    app.refusal = lambda scope: BUSY
+    async with connected(app, timeout_keep_alive=1) as client:
+        client.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await client.until(b"}")
+        client.send(b"llo")
+        assert await client.until_closed() == b""
+
+
 async def test_a_trailer_is_no_header(app: App, client: Client) -> None:
     """It may come past whoever checked the headers."""
     trailers = b"Host: evil.example\r\nAuthorization: Bearer x\r\n"
@@ -298,3 +391,10 @@ async def test_an_offer_to_speak_something_else_is_passed_over(app: App, client:
     assert received.startswith(OK)
     assert received.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in received
+
+
+async def test_a_connection_ends_after_such_an_offer_also_where_it_is_refused(app: App) -> None:
+    app.refusal = lambda scope: BUSY
+    async with connected(app, timeout_keep_alive=60) as client:
+        client.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert (await client.until_closed()).startswith(b"HTTP/1.1 503 ")

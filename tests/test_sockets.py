@@ -1,7 +1,9 @@
 """What the layer around the application and the protocol below it do for WebSockets."""
 
 import asyncio
+import json
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -65,6 +67,14 @@ async def unavailable_after(websocket: WebSocket) -> None:
     await PlainTextResponse("away", Unavailable.status)(
         websocket.scope, websocket.receive, websocket.send
     )
+
+
+async def plain(scope: Any, receive: Any, send: Any) -> None:
+    """Answers what is no WebSocket, by its method."""
+    if scope["type"] == "websocket":
+        await silent(WebSocket(scope, receive, send))
+    else:
+        await PlainTextResponse(scope["method"], 426)(scope, receive, send)
 
 
 def closed(reason: str) -> float:
@@ -200,14 +210,96 @@ async def test_pongs_are_not_heaped_up_for_who_does_not_read(
 async def handshake(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A client that does nothing by itself, after the server's answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-    lines = (
+    writer.write(HANDSHAKE)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    return reader, writer
+
+
+HANDSHAKE = "\r\n".join(
+    (
         *(f"GET {PATH} HTTP/1.1", "Host: localhost", "Connection: Upgrade"),
         *("Upgrade: websocket", "Sec-WebSocket-Version: 13"),
         *("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""),
     )
-    writer.write("\r\n".join(lines).encode())
-    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
-    return reader, writer
+).encode()
+KEY, VERSION = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"Version: 13"
+
+
+@pytest.mark.parametrize(
+    ("sent", "method"),
+    [
+        (HANDSHAKE.replace(KEY, b"X-Many: 1\r\n" * 129 + KEY), b"GET"),
+        (HANDSHAKE.replace(KEY, b"X-Long: " + b"x" * 9000 + b"\r\n" + KEY), b"GET"),
+        (HANDSHAKE.replace(b"/ws/test", b"/ws/test?" + b"x" * 9000), b"GET"),
+        (HANDSHAKE.replace(b"GET", b"POST"), b"POST"),
+        (HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"), b"GET"),
+        (HANDSHAKE.replace(VERSION, b"Version: 8"), b"GET"),
+        (HANDSHAKE.replace(KEY + b"\r\n", b""), b"GET"),
+        (HANDSHAKE.replace(KEY, KEY[:-6]), b"GET"),
+        (HANDSHAKE.replace(KEY, b"Sec-WebSocket-Protocol: ,;\r\n" + KEY), b"GET"),
+    ],
+    ids=["many", "long", "address", "POST", "1.0", "8", "keyless", "key", "sub"],
+)
+async def test_what_is_no_whole_handshake_is_a_request_like_any_other(
+    sent: bytes, method: bytes
+) -> None:
+    """And the last one, as the parser takes what follows for the other protocol."""
+    counted = RequestLayer(plain, Settings(), {}, {})
+    async with served(counted) as port:
+        head, _, body = (await everything(port, sent)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 426 ")
+    assert b"\r\nx-request-id: " in head
+    assert b"\r\nconnection: close" in head
+    assert body == method
+    assert counted.answered == 1
+
+
+@pytest.mark.parametrize("field", [b"Content-Length: 40", b"Transfer-Encoding: chunked"])
+async def test_an_offer_with_a_body_is_malformed(field: bytes) -> None:
+    """The parser would take the body for the next request."""
+    for offer in (HANDSHAKE, HANDSHAKE.replace(b"websocket", b"h2c")):
+        counted = RequestLayer(plain, Settings(), {}, {})
+        async with served(counted) as port:
+            answer = await everything(port, offer[:-2] + field + b"\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"\r\nx-request-id: " in head
+        assert json.loads(body)["status"] == 400
+        assert counted.answered == 0
+
+
+async def test_a_handshake_does_not_overtake_the_answer_before_it() -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/":
+            await gate.wait()
+        await plain(scope, receive, send)
+
+    async with served(RequestLayer(app, Settings(), {}, {})) as port:
+        reading = everything(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + HANDSHAKE)
+        answers = asyncio.create_task(reading)
+        await asyncio.sleep(0.2)
+        gate.set()
+        assert re.findall(rb"HTTP/1.1 \d+", await answers) == [b"HTTP/1.1 426"] * 2
+
+
+async def everything(port: int, sent: bytes) -> bytes:
+    """That comes until the connection is closed. Raises TimeoutError where it is not."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    try:
+        async with asyncio.timeout(20):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_an_open_socket_is_no_idle_connection() -> None:
+    app = layer(silent)
+    async with served(app, timeout_keep_alive=0) as port, connecting(port, PATH, {}) as socket:
+        await asyncio.sleep(0.2)
+        await (await socket.ping())
 
 
 async def test_an_open_socket_takes_no_turn_but_its_handshake_does(

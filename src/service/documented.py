@@ -22,7 +22,7 @@ HEADERS = {
     403: {"WWW-Authenticate": "what the token lacks"},
     415: {"Accept": "what the body may be"},
     416: {"Content-Range": "the size, such as `bytes */28231`"},
-    426: {"Upgrade": "the protocol to use instead"},
+    426: {"Upgrade": "the protocol to use instead", "Sec-WebSocket-Version": "its version"},
     **dict.fromkeys((429, 502, 503, 504), AGAIN),
 }
 EXAMPLES = {
@@ -38,7 +38,7 @@ EXAMPLES = {
     416: "The content has 28231 bytes.",
     421: "This service does not answer for that host.",
     422: "body.password: expected 8 to 1024 characters",
-    426: "This is a WebSocket.",
+    426: "This is a WebSocket: a handshake (RFC 6455) opens it.",
     429: "Too many attempts. Try again later.",
     431: "A header field is longer than 8 KiB, or there are too many.",
     502: "The service is away. Try again shortly.",

@@ -12,10 +12,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import logs
 from service.errors import PROBLEM_JSON, phrase, problem_body
+from service.socket_protocol import is_handshake
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 BODY_PAUSE_SECONDS = 30.0
+MOST_PIPELINED = 100  # requests behind one that is not answered yet
 FORWARDED = b"x-forwarded-"
 
 
@@ -48,18 +50,27 @@ class BoundedHttp(HttpToolsProtocol):
         self._bare_bytes = 0  # since a head began or a part of a body came
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._served: Any = None  # the cycle that runs, or ran last
         self._await(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self._served is not None:  # of pipelined requests Uvicorn tells only the last
+            self._served.disconnected = True
+            self._served.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         logs.request_id.set(self._request_id)  # a request's own is set where it is served
         self._bare = True
         self._read_bytes = len(data)
+        timer = self.timeout_keep_alive_task
+        idle_until = timer.when() if timer and not self._in_message else None
         super().data_received(data)
-        if not self._in_message or self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if not self._in_message:
+            self._stay_idle(idle_until)
             return
         self._bare_bytes = self._bare_bytes + len(data) if self._bare else 0
         self._last_read = self.loop.time()
@@ -69,14 +80,24 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._timer is None:
             self._await(HEAD_SECONDS if self._in_head else BODY_PAUSE_SECONDS)
 
+    def _stay_idle(self, until: float | None) -> None:
+        """Where Uvicorn ended that: blank lines do, and the rest of what is answered already."""
+        if self.timeout_keep_alive_task is None and self._answered() and not self._upgrades:
+            self.timeout_keep_alive_task = self.loop.call_at(
+                until or self.loop.time() + self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._upgrades: bool | None = None  # not known yet
         self._bare = self._in_head  # what came before this head in the same read is not its own
         self._in_head = self._in_message = True
         self._bare_bytes = 0
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise _Refused
         # Only then can it be too large: adding it up costs more than the rest of this.
         if (
             self._bare_bytes + self._read_bytes > MAX_HEAD_BYTES
@@ -84,11 +105,21 @@ class BoundedHttp(HttpToolsProtocol):
         ):
             self._too_large = True
             raise _Refused
+        if self.parser.should_upgrade() and self._has_body():
+            raise _Refused  # the parser skips it, and would read a request in its place
         if self._from_peer:
             self.headers = [pair for pair in self.headers if not pair[0].startswith(FORWARDED)]
             self.scope["headers"] = self.headers
         super().on_headers_complete()
         self._in_head = False  # not before: the address may still be none
+
+    def _should_upgrade(self) -> bool:
+        """Only with a whole handshake, and when no other answer is due. Any other offer is passed
+        over, and its request is one like the rest (RFC 9110 section 7.8)."""
+        if self._upgrades is None:
+            offered = super()._should_upgrade() and self._answered()
+            self._upgrades = offered and is_handshake(self._head())
+        return self._upgrades
 
     def on_chunk_header(self) -> None:
         """Called by the parser where a body comes in chunks: only there are trailers."""
@@ -110,11 +141,14 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """What the application refuses anyway is answered without a task.
 
-        But where requests are pipelined: each answer would start the next, and soon too deep.
+        But where requests are pipelined: each answer would start the next, and soon too deep. And
+        where the client does not read: it is a task that waits until the answers before are sent.
         """
         ask = getattr(self.config.app, "refusal", None)
-        refusal = ask(cycle.scope) if ask and not self.pipeline else None
+        waits = self.pipeline or self.flow.write_paused
+        refusal = ask(cycle.scope) if ask and not waits else None
         if refusal is None:
+            self._served = cycle
             super()._start_asgi_task(cycle, app)
             return
         cycle.response_started = cycle.response_complete = True
@@ -135,6 +169,21 @@ class BoundedHttp(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """The parser takes what follows for another protocol, so that this answer is the last."""
         self._end_with_this_answer()
+
+    def _answered(self) -> bool:
+        """Whether all requests are, as far as they have begun."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _head(self) -> bytes:
+        line = (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())
+        fields = (b"%b: %b" % field for field in self.headers)
+        return b"\r\n".join((b"%b %b HTTP/%b" % line, *fields, b"", b""))
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+            for name, value in self.headers
+        )
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -165,7 +214,7 @@ class BoundedHttp(HttpToolsProtocol):
         in_body = self._in_message and not self._in_head
         if in_body and self.cycle.response_started:
             self.transport.close()
-        elif in_body or self.cycle is None or self.cycle.response_complete:
+        elif in_body or self._answered():
             self._send_problem(status)
         else:
             self._end_with_this_answer()
@@ -173,6 +222,8 @@ class BoundedHttp(HttpToolsProtocol):
     def _end_with_this_answer(self) -> None:
         self.cycle.keep_alive = False
         self.flow.pause_reading()
+        if self.cycle.response_complete:
+            self.transport.close()
 
     def _send_problem(self, status: int) -> None:
         """An answer to what is no request, under the id that its line in the log has."""

@@ -9,12 +9,26 @@ import logging
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 BUFFER_BYTES = 16 * 1024  # unsent; beyond the kernel's own buffer
 SLOW_SECONDS = 10.0  # a client that takes nothing off a full buffer for so long is dropped
 SLOW, SILENT = "slow", "silent"
 # Neither at level debug: the library's own lines hold headers, and so tokens.
 log = logging.getLogger("uvicorn.websocket")
+
+
+def is_handshake(head: bytes) -> bool:
+    """Whether the library below would accept it. What it would not, that answers with words of its
+    own; and a head with a body, or with more or longer fields than it takes, never."""
+    conn = ServerProtocol(logger=log)
+    conn.debug = False
+    conn.receive_data(head)
+    return any(
+        isinstance(event, Request) and conn.accept(event).status_code == 101
+        for event in conn.events_received()
+    )
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):

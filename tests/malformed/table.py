@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from malformed import Attack
-from malformed.bodies import CHUNKS, FRAMING
+from malformed.bodies import CHUNKED, CHUNKS, EMPTY, FRAMING, LENGTH, SMUGGLED
 from malformed.heads import BOTH_SERVED, HOSTS, LINES, SERVED, get
 
 
@@ -52,6 +52,39 @@ FIELDS = [
     Attack("two ids", get(b"X-Request-ID: the-second-id"), **BOTH_SERVED),
     Attack("two secrets", get(b"Authorization: Bearer second-Kanarienvogel"), app=SERVED),
 ]
+HELLO = b"5\r\nhello\r\n" + EMPTY
+KEY, VERSION = b"Sec-WebSocket-Key: " + b"A" * 22 + b"==", b"Sec-WebSocket-Version: 13"
+
+
+def offer(
+    name: str,
+    *fields: bytes,
+    to: bytes = b"websocket",
+    line: bytes = b"GET /ws/nowhere HTTP/1.1",
+    body: bytes = b"",
+    nginx: str = SERVED,
+    app: str = "404",
+) -> Attack:
+    """To speak another protocol, which the app takes for its connection's end."""
+    head = get(b"Connection: Upgrade", b"Upgrade: " + to, *fields, line=line)
+    return Attack(name, head + body, nginx, app)
+
+
+OFFERS = [
+    offer("a whole handshake", KEY, VERSION),
+    offer("no key", VERSION),
+    offer("a key that is short", KEY[:-6], VERSION),
+    offer("two keys", KEY, KEY, VERSION),
+    offer("another version", KEY, b"Sec-WebSocket-Version: 8"),
+    offer("another method", KEY, VERSION, line=b"POST /ws/nowhere HTTP/1.1"),
+    offer("HTTP/1.0", KEY, VERSION, line=b"GET /ws/nowhere HTTP/1.0", nginx="404"),
+    offer("150 fields", KEY, VERSION, *[b"X-Many: 1"] * 150),
+    offer("a field of 9 KB", KEY, VERSION, b"X-Long: " + b"a" * 9000, nginx="431"),
+    offer("a protocol that is none", KEY, VERSION, b"Sec-WebSocket-Protocol: ,;"),
+    offer("a body", KEY, VERSION, LENGTH, body=EMPTY + SMUGGLED, nginx="400, 404", app="400"),
+    offer("a body in chunks", KEY, VERSION, CHUNKED, body=HELLO, nginx="400, 404", app="400"),
+    offer("h2c with a body", LENGTH, to=b"h2c", body=EMPTY + SMUGGLED, app="400"),
+]
 TABLE = {
     "framing": FRAMING,
     "chunks": CHUNKS,
@@ -59,4 +92,5 @@ TABLE = {
     "hosts": HOSTS,
     "paths": PATHS,
     "fields": FIELDS,
+    "offers": OFFERS,
 }

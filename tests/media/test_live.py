@@ -300,6 +300,7 @@ async def test_a_plain_request_is_told_to_upgrade(live: Live) -> None:
     answer = await api.client.get("/ws/media")
     assert answer.status_code == 426
     assert answer.headers["upgrade"] == "websocket"
+    assert answer.headers["sec-websocket-version"] == "13"
 
 
 async def test_another_path_is_not_found(live: Live) -> None:

@@ -24,10 +24,10 @@ UPGRADES = answers(101, optional={"Sec-WebSocket-Protocol": "`bearer`, where it 
 
 class UpgradeNeeded(ServiceError):
     status = 426
-    headers = {"Upgrade": "websocket"}
+    headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
     def __init__(self) -> None:
-        super().__init__("This is a WebSocket.")
+        super().__init__("This is a WebSocket: a handshake (RFC 6455) opens it.")
 
 
 @readable(
