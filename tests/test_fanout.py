@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,39 @@ async def test_word_reaches_other_processes_and_this_one_once(shared_redis: Redi
         await until(lambda: other.woken == 1)
         await asyncio.sleep(0.2)
         assert (near.woken, far.woken, other.woken) == (1, 1, 1)
+
+
+async def test_what_a_stranger_says_on_the_channel_is_passed_over(
+    shared_redis: RedisServer,
+) -> None:
+    async with a_process(shared_redis.url) as here, a_process(shared_redis.url) as there:
+        watcher = Watcher()
+        there.watch("a", watcher.wake)
+        await hears(there)
+        since = there._hears_since
+        for word in (b"\xff\xfe", b"", b"without-a-topic"):
+            await here._redis.ask(lambda redis, word=word: redis.publish(fanout.CHANNEL, word))
+        here.publish("a")
+        await until(lambda: watcher.woken == 1)
+        assert there._hears_since == since
+
+
+async def test_an_error_that_nobody_expected_does_not_end_listening(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(fanout, "LOOK_SECONDS", 0.05)
+    async with a_process(shared_redis.url) as here, a_process(shared_redis.url) as there:
+        watcher = Watcher()
+        there.watch("a", watcher.wake)
+        await hears(there)
+        with monkeypatch.context() as broken:
+            broken.setattr(Fanout, "_hear", lambda *_: {}["unknown"])
+            here.publish("b")
+            await until(lambda: there._hears_since is None)
+        await hears(there)
+        here.publish("a")
+        await until(lambda: watcher.woken == 1)
+    assert {line["message"] for line in log_lines} == {"fanout_failed"}
 
 
 async def test_who_no_longer_watches_is_not_woken(shared_redis: RedisServer) -> None:

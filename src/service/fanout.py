@@ -5,6 +5,7 @@ none for who is not there; so whoever watches also looks for itself whenever `lo
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,8 @@ from service.redis import (
     tell_forever,
 )
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CHANNEL = "service:changed"
 LOOK_SECONDS = 1.0  # between looks while no word can come from other processes
@@ -108,8 +111,12 @@ class Fanout:
         """Hear what other processes publish, while something is watched here."""
         while True:
             await self._watched.wait()
-            with suppress(*ERRORS):  # the health check tells of it
+            try:
                 await self._listen(subscriber)
+            except ERRORS:
+                pass  # the health check tells of it
+            except Exception as error:
+                log.exception("fanout_failed", extra={"seldom": type(error).__name__})
             self._hears_since = None
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -131,7 +138,7 @@ class Fanout:
         if message["type"] == "subscribe":
             self._hears_since = monotonic()
         elif message["type"] == "message":
-            sender, _, topic = message["data"].decode().partition(" ")
+            sender, _, topic = message["data"].decode(errors="replace").partition(" ")
             if sender != self._name:
                 self._wake(topic)
 

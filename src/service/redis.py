@@ -92,11 +92,11 @@ class OptionalRedis:
             self._away_until = monotonic() + PAUSE_SECONDS  # one tries; the others wait for nothing
         try:
             answer = await self._in_time(question(self.client))
-        except ERRORS as error:
+        except Exception as error:  # also what the client takes a strange answer for
             if not self._away_until:  # the health check tells how long
                 name = type(error).__name__
                 extra = {"error": f"{name}: {error}", "seldom": name}
-                log.warning("redis_away", extra=extra)
+                log.warning("redis_away", extra=extra, exc_info=not isinstance(error, ERRORS))
             self._away_until = monotonic() + PAUSE_SECONDS
             raise RedisAway from error
         if self._away_until:
