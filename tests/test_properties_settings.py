@@ -78,7 +78,7 @@ def usable(settings: Settings) -> None:
         libpq_url(settings)
     url = settings.redis_url.get_secret_value()
     if not url.startswith("memory"):
-        redis.asyncio.ConnectionPool.from_url(url)
+        redis.asyncio.ConnectionPool.from_url(url).make_connection()
     assert settings.site_url.startswith("http")
     logs.configuration(settings)["formatters"]["line"]["()"]()
 
