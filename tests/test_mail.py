@@ -128,6 +128,10 @@ async def test_a_subject_cannot_make_a_header(server: MailServer, line_break: st
         "",
         "ann@exa mple.org",
         "ann@" + "ü" * 70 + ".example",
+        "ann@example.org.",
+        "ann@example..org",
+        "a..nn@example.org",
+        "=?utf-8?q?ann?=@example.org",
     ],
 )
 async def test_what_is_not_one_address_is_refused(server: MailServer, to: str) -> None:
@@ -157,6 +161,14 @@ async def test_a_refused_sender_keeps_the_message(server: MailServer) -> None:
     server.answers["MAIL"] = "530 5.7.0 must issue a STARTTLS command first"
     with pytest.raises(MailDelayed, match="530"):
         await send(mailer_for(server))
+
+
+def test_a_sender_that_is_none_refuses_no_message(server: MailServer) -> None:
+    """It would be taken for the message's fault, and the text removed."""
+    mailer = mailer_for(server)
+    mailer.settings = mailer.settings.model_copy(update={"mail_from": "a\nBcc: b"})
+    with pytest.raises(ValueError):
+        mailer.compose("key-1", "ann@example.org", "Hello", "Hello.\n")
 
 
 async def test_a_server_that_hangs_up_after_it_took_the_message_is_content(

@@ -1,7 +1,6 @@
 """Mail by SMTP; without a server it is printed to the log, for the developer at the terminal."""
 
 import logging
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -10,14 +9,13 @@ from email.utils import formatdate, make_msgid
 import aiosmtplib
 
 from service import tracing
+from service.fields import mail_address
 from service.mail_html import html
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
-# Nothing that is special in a header or a command.
-ADDRESS = re.compile(r"([^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\\"]{1,64})@([\w.-]{1,253})")
 
 
 class MailRefused(Exception):
@@ -45,12 +43,11 @@ class Mailer:
     def compose(self, key: str, to: str, subject: str, text: str) -> EmailMessage:
         """A message whose id is derived from its key, so that a repeated one can be recognised.
 
-        Raises MailRefused where an address is none.
+        Raises MailRefused where the recipient's address is none.
         """
         message = EmailMessage()
-        sender = _address(self.settings.mail_from)
-        message["From"] = sender
-        message["To"] = _address(to)
+        sender = message["From"] = self.settings.mail_from
+        message["To"] = _recipient(to)
         # A title may hold a line break, which would end the header.
         title = message["Subject"] = " ".join(subject.split())
         message["Date"] = formatdate(localtime=False)
@@ -152,16 +149,10 @@ def _is_permanent(error: BaseException) -> bool:
     return isinstance(error, aiosmtplib.SMTPNotSupported)
 
 
-def _address(text: str) -> str:
-    """One address and nothing else; a domain in another alphabet as mail servers know it.
-
-    Raises MailRefused.
-    """
-    match = ADDRESS.fullmatch(text)
+def _recipient(text: str) -> str:
+    """Raises MailRefused."""
     try:
-        if match is None:
-            raise ValueError("not an address")
-        return f"{match[1]}@{match[2].encode('idna').decode()}"
+        return mail_address(text)
     except ValueError as error:
         raise MailRefused("not an address") from error
 
