@@ -1,10 +1,12 @@
 """Mail by SMTP; without a server it is printed to the log, for the developer at the terminal."""
 
+import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from typing import Any
 
 import aiosmtplib
 
@@ -16,6 +18,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
+GOODBYE_SECONDS = 1.0
 
 
 class MailRefused(Exception):
@@ -24,6 +27,25 @@ class MailRefused(Exception):
 
 class MailDelayed(Exception):
     """The message could not be handed over now; trying again later makes sense."""
+
+
+class _Conversation(aiosmtplib.SMTP):
+    """`seconds` for all before the message, and again for the server to take that: with a time
+    for each answer alone a slow server would be talked to for as long as it has answers."""
+
+    def __init__(self, seconds: float, **more: Any) -> None:
+        super().__init__(timeout=seconds, **more)
+        self.seconds = seconds
+
+    async def hand_over(self, message: EmailMessage) -> None:
+        async with asyncio.timeout(self.seconds) as self.deadline:
+            await self.connect()
+            await self.send_message(message)
+
+    async def data(self, *arguments: Any, **more: Any) -> Any:
+        # Who gives up from here on does not know whether the message was taken.
+        self.deadline.reschedule(asyncio.get_running_loop().time() + self.seconds)
+        return await super().data(*arguments, **more)
 
 
 @dataclass
@@ -75,8 +97,7 @@ class Mailer:
         smtp = self._connection()
         try:
             with tracing.mail(self.settings.mail_server, self.settings.mail_port):
-                await smtp.connect()
-                await smtp.send_message(message)
+                await smtp.hand_over(message)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             self._silent = isinstance(error, TimeoutError)
             if _is_permanent(error):
@@ -86,21 +107,21 @@ class Mailer:
             self._silent = False
             # The server has taken the message: a goodbye that fails must not send it again.
             with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
-                await smtp.quit()
+                await smtp.quit(timeout=GOODBYE_SECONDS)
         finally:
             smtp.close()
 
-    def _connection(self) -> aiosmtplib.SMTP:
+    def _connection(self) -> _Conversation:
         settings = self.settings
         implicit = settings.mail_port == IMPLICIT_TLS_PORT
-        return aiosmtplib.SMTP(
+        return _Conversation(
+            settings.mail_timeout_seconds,
             hostname=settings.mail_server,
             port=settings.mail_port,
             use_tls=implicit,
             start_tls=settings.mail_use_tls and not implicit,
             username=settings.mail_username or None,
             password=settings.mail_password.get_secret_value() or None,
-            timeout=settings.mail_timeout_seconds,
         )
 
     async def check(self) -> None:
