@@ -10,7 +10,7 @@ import pytest
 from servers import RedisServer
 from service import fanout
 from service.fanout import Fanout, open_fanout
-from service.redis import OptionalRedis, open_redis
+from service.redis import OptionalRedis, deployment, open_redis
 from service.settings import Settings
 from sockets import until
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def a_process(redis_url: str) -> AsyncIterator[Fanout]:
-    settings = Settings(redis_url=redis_url, redis_timeout_seconds=0.25)
+async def a_process(redis_url: str, key: str = "") -> AsyncIterator[Fanout]:
+    settings = Settings(redis_url=redis_url, redis_timeout_seconds=0.25, secret_key=key)
     async with open_redis(settings) as client:
-        optional = OptionalRedis(client, settings.redis_timeout_seconds)
+        optional = OptionalRedis(client, settings.redis_timeout_seconds, deployment(settings))
         async with open_fanout(settings, optional) as opened:
             yield opened
         await optional.close()
@@ -63,6 +63,26 @@ async def test_word_reaches_other_processes_and_this_one_once(shared_redis: Redi
         assert (near.woken, far.woken, other.woken) == (1, 1, 1)
 
 
+async def test_deployments_that_share_a_redis_do_not_hear_each_other(
+    shared_redis: RedisServer,
+) -> None:
+    """Not even by the number of their databases: channels have none."""
+    key = "theirs" * 8
+    async with (
+        a_process(shared_redis.url) as here,
+        a_process(shared_redis.url, key) as there,
+        a_process(shared_redis.url, key) as beside,
+    ):
+        near, far = Watcher(), Watcher()
+        here.watch("a", near.wake)
+        beside.watch("a", far.wake)
+        await hears(here)
+        await hears(beside)
+        there.publish("a")
+        await until(lambda: far.woken == 1)
+        assert near.woken == 0
+
+
 async def test_what_a_stranger_says_on_the_channel_is_passed_over(
     shared_redis: RedisServer,
 ) -> None:
@@ -72,7 +92,7 @@ async def test_what_a_stranger_says_on_the_channel_is_passed_over(
         await hears(there)
         since = there._hears_since
         for word in (b"\xff\xfe", b"", b"without-a-topic"):
-            await here._redis.ask(lambda redis, word=word: redis.publish(fanout.CHANNEL, word))
+            await here._redis.ask(lambda redis, word=word: redis.publish(there._channel, word))
         here.publish("a")
         await until(lambda: watcher.woken == 1)
         assert there._hears_since == since

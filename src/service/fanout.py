@@ -44,6 +44,7 @@ class Fanout:
     def __init__(self, redis: OptionalRedis | None) -> None:
         """Without a Redis that all processes share word stays in this one."""
         self._redis = redis
+        self._channel = CHANNEL if redis is None else redis.prefix + CHANNEL
         self._name = secrets.token_hex(4)  # word of its own is not told to a process twice
         self._watchers: dict[str, set[Wake]] = {}
         self._watched = asyncio.Event()
@@ -102,7 +103,7 @@ class Fanout:
             return
         words = [f"{self._name} {topic}" for topic in untold]
         try:
-            await self._redis.ask(lambda redis: _publish(redis, words))
+            await self._redis.ask(lambda redis: _publish(redis, self._channel, words))
         except RedisAway:
             self._untold.update(islice(untold, MOST_UNTOLD))
             raise
@@ -122,7 +123,7 @@ class Fanout:
 
     async def _listen(self, subscriber: Redis) -> None:
         async with subscriber.pubsub() as subscription:
-            await subscription.subscribe(CHANNEL)
+            await subscription.subscribe(self._channel)
             heard_at = monotonic()
             while self._watched.is_set():
                 message = await subscription.get_message(timeout=PING_SECONDS)
@@ -143,10 +144,10 @@ class Fanout:
                 self._wake(topic)
 
 
-async def _publish(redis: Redis, words: list[str]) -> None:
+async def _publish(redis: Redis, channel: str, words: list[str]) -> None:
     pipeline = redis.pipeline(transaction=False)
     for word in words:
-        pipeline.publish(CHANNEL, word)
+        pipeline.publish(channel, word)
     await pipeline.execute()
 
 

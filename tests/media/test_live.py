@@ -1,6 +1,7 @@
 """What a socket is told, over real connections and on both back ends."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from service import fanout
 from service.media import live as live_module
 from service.media import revisions, rooms
 from service.media.models import MediaChange
+from service.redis import deployment
 from service.settings import Settings
 from sockets import serving, until
 
@@ -341,6 +343,21 @@ async def test_what_a_client_sends_changes_nothing(live: Live) -> None:
         await socket.send(b"\x00" * 100)
         item = await api.upload(bearer)
         assert (await told(socket))["id"] == item["id"]
+
+
+async def test_all_that_redis_holds_bears_the_name_of_the_deployment(
+    server_settings: Settings,
+) -> None:
+    async with serving(server_settings) as (api, port), listening(port, await api.signed_in()):
+        await until(lambda: api.resources.fanout._hears_since)
+        await api.client.get("/api/public/media")
+        form = {"username": "ann@example.org", "password": "wrong"}
+        await api.client.post("/login", data=form)
+        redis = api.resources.redis.client
+        names = await redis.keys("*") + await redis.pubsub_channels()
+    named = re.compile(re.escape(deployment(server_settings)) + "([a-z-]+):.*")
+    kinds = {found[1] if (found := named.match(name.decode())) else name for name in names}
+    assert kinds == {"slots", "limit", "service", "public-media"}
 
 
 async def test_a_plain_request_is_told_to_upgrade(live: Live) -> None:
