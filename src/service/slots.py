@@ -65,11 +65,16 @@ class Slots:
         if count > self.most or not await self._is_free(subject, count):
             self.give_back(subject)
             raise NoSlotFree(self.refusal)
+        self._owe(subject)  # what was told at the same time may arrive in another order
 
     def give_back(self, subject: str) -> None:
         self._held[subject] -= 1
         if not self._held[subject]:
             del self._held[subject]
+        self._owe(subject)
+
+    def _owe(self, subject: str) -> None:
+        """Have Redis told how many there are."""
         self._untold.add(subject)
         self._due.set()
 
