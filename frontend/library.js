@@ -12,7 +12,7 @@ import { Pictures, download } from "./library/pictures.js";
 import { Session } from "./library/session.js";
 import { Uploads } from "./library/uploads.js";
 
-const pageItems = 50;
+const pageItems = 100;
 const undoMilliseconds = 6000;
 const againMilliseconds = 500;
 const againSlowlyMilliseconds = 30_000;
@@ -78,6 +78,28 @@ function tellFailure(what, error) {
   if (!error.late) state.failed = `${what}: ${error.message}`;
 }
 
+// A page of the list. What is refused as one too many is asked for again, once it may be: a long list
+// that began anew then would never come to its end.
+async function ownPage(cursor) {
+  const { token } = session;
+  const from = cursor ? `&cursor=${encodeURIComponent(cursor)}` : "";
+  while (token === session.token) {
+    try {
+      const { data } = await ask("GET", `/api/media?limit=${pageItems}${from}`);
+      lookBackoff.reset();
+      return data;
+    } catch (error) {
+      if (error.status !== 429) throw error;
+      await Promise.race([pause(lookBackoff.next(error.waitMilliseconds)), anotherLogin()]);
+    }
+  }
+  throw late();
+}
+
+function anotherLogin() {
+  return new Promise((resolve) => session.addEventListener("change", resolve, { once: true }));
+}
+
 // As many pages as are shown, or wanted.
 async function list() {
   clearTimeout(nextLook);
@@ -87,18 +109,16 @@ async function list() {
   let next = null;
   try {
     do {
-      const cursor = next ? `&cursor=${encodeURIComponent(next)}` : "";
-      const { data } = await ask("GET", `/api/media?limit=${pageItems}${cursor}`);
-      kept.push(...data.items);
-      next = data.next_cursor;
+      const page = await ownPage(next);
+      kept.push(...page.items);
+      next = page.next_cursor;
     } while (next && kept.length < wanted);
     kept.forEach(tellEnd);
     state.items = new Map(kept.map((item) => [item.id, item]));
     Object.assign(state, { next, loaded: true, problem: "" });
-    lookBackoff.reset();
   } catch (error) {
     if (error.late) return;
-    if (error.status !== 429) state.problem = error.message; // that alone is over in a moment
+    state.problem = error.message;
     lookLater(error);
   }
   draw();

@@ -140,6 +140,9 @@ async def timed(act: Any) -> tuple[Any, float]:
 class Unasked:
     """A client that fails the test of who asks it."""
 
+    def __getattr__(self, name: str) -> Any:
+        pytest.fail(f"asked for {name}")
+
 
 async def test_a_frozen_redis_costs_its_deadline_once(
     cache: Cache, redis: OptionalRedis, own_redis: RedisServer, log_lines: list[dict[str, Any]]
@@ -174,6 +177,22 @@ async def test_a_connection_that_was_just_given_up_is_a_redis_that_is_away(
 
     with pytest.raises(RedisAway):
         await redis.ask(write)
+
+
+async def test_a_server_that_is_no_redis_is_one_that_is_away(
+    log_lines: list[dict[str, Any]],
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            writer.write(b":no number\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with opened(f"redis://127.0.0.1:{port}/0") as redis:
+            assert await found(Cache(redis)) is None
+    assert [line["message"] for line in log_lines] == ["redis_away"]
+    assert "Traceback" in str(log_lines)
 
 
 async def test_after_a_pause_one_asks_again_and_the_others_wait_for_nothing(

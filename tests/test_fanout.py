@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from servers import RedisServer
 from service import fanout
 from service.fanout import Fanout, open_fanout
-from service.redis import OptionalRedis, open_redis
+from service.redis import OptionalRedis, deployment, open_redis
 from service.settings import Settings
 from sockets import until
 
@@ -17,10 +18,10 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def a_process(redis_url: str) -> AsyncIterator[Fanout]:
-    settings = Settings(redis_url=redis_url, redis_timeout_seconds=0.25)
+async def a_process(redis_url: str, key: str = "") -> AsyncIterator[Fanout]:
+    settings = Settings(redis_url=redis_url, redis_timeout_seconds=0.25, secret_key=key)
     async with open_redis(settings) as client:
-        optional = OptionalRedis(client, settings.redis_timeout_seconds)
+        optional = OptionalRedis(client, settings.redis_timeout_seconds, deployment(settings))
         async with open_fanout(settings, optional) as opened:
             yield opened
         await optional.close()
@@ -60,6 +61,59 @@ async def test_word_reaches_other_processes_and_this_one_once(shared_redis: Redi
         await until(lambda: other.woken == 1)
         await asyncio.sleep(0.2)
         assert (near.woken, far.woken, other.woken) == (1, 1, 1)
+
+
+async def test_deployments_that_share_a_redis_do_not_hear_each_other(
+    shared_redis: RedisServer,
+) -> None:
+    """Not even by the number of their databases: channels have none."""
+    key = "theirs" * 8
+    async with (
+        a_process(shared_redis.url) as here,
+        a_process(shared_redis.url, key) as there,
+        a_process(shared_redis.url, key) as beside,
+    ):
+        near, far = Watcher(), Watcher()
+        here.watch("a", near.wake)
+        beside.watch("a", far.wake)
+        await hears(here)
+        await hears(beside)
+        there.publish("a")
+        await until(lambda: far.woken == 1)
+        assert near.woken == 0
+
+
+async def test_what_a_stranger_says_on_the_channel_is_passed_over(
+    shared_redis: RedisServer,
+) -> None:
+    async with a_process(shared_redis.url) as here, a_process(shared_redis.url) as there:
+        watcher = Watcher()
+        there.watch("a", watcher.wake)
+        await hears(there)
+        since = there._hears_since
+        for word in (b"\xff\xfe", b"", b"without-a-topic"):
+            await here._redis.ask(lambda redis, word=word: redis.publish(there._channel, word))
+        here.publish("a")
+        await until(lambda: watcher.woken == 1)
+        assert there._hears_since == since
+
+
+async def test_an_error_that_nobody_expected_does_not_end_listening(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(fanout, "LOOK_SECONDS", 0.05)
+    async with a_process(shared_redis.url) as here, a_process(shared_redis.url) as there:
+        watcher = Watcher()
+        there.watch("a", watcher.wake)
+        await hears(there)
+        with monkeypatch.context() as broken:
+            broken.setattr(Fanout, "_hear", lambda *_: {}["unknown"])
+            here.publish("b")
+            await until(lambda: there._hears_since is None)
+        await hears(there)
+        here.publish("a")
+        await until(lambda: watcher.woken == 1)
+    assert {line["message"] for line in log_lines} == {"fanout_failed"}
 
 
 async def test_who_no_longer_watches_is_not_woken(shared_redis: RedisServer) -> None:

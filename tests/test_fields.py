@@ -294,8 +294,17 @@ def test_a_mail_address_is_accepted(text: str) -> None:
     assert read(fields.MailAddress, text) == text
 
 
+def test_the_domain_of_a_mail_address_is_kept_as_mail_servers_know_it() -> None:
+    assert read(fields.MailAddress, " a@bücher.example ") == "a@xn--bcher-kva.example"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "a", "@b", "a@", "a@b@c", "A <a@b>", "a@b,c@d", "a@b\nBcc: c@d", "a\0@b"]
+    "text",
+    [
+        *("", "a", "@b", "a@", "a@b@c", "A <a@b>", "a@b,c@d", "a@b\nBcc: c@d", "a\0@b"),
+        *("a@[10.0.0.1]", 'a"b@x.org', "a@b..c", "a@.b", "a@b.", "a..b@c", ".a@b", "a.@b"),
+        *("=?utf-8?q?a?=@b", "ä@b", f"a@{'b' * 64}.org", f"{'a' * 65}@b"),
+    ],
 )
 def test_what_is_no_mail_address_is_refused(text: str) -> None:
     assert refused(fields.MailAddress, text)

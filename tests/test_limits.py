@@ -187,6 +187,9 @@ async def test_an_event_is_one_round_trip(shared_redis: RedisServer) -> None:
 class Unasked:
     """A client that fails the test of who asks it."""
 
+    def __getattr__(self, name: str) -> Any:
+        pytest.fail(f"asked for {name}")
+
 
 async def timed(act: Callable[[], Any]) -> float:
     began = time.monotonic()

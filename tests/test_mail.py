@@ -6,7 +6,8 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from mail_server import MailServer, mail_server, make_certificate, server_context
 from servers import free_port
-from service import logs
+from service import logs, mail
 from service.mail import MailDelayed, Mailer, MailRefused
 from service.mail_html import html
 from service.settings import Settings
@@ -128,6 +129,10 @@ async def test_a_subject_cannot_make_a_header(server: MailServer, line_break: st
         "",
         "ann@exa mple.org",
         "ann@" + "ü" * 70 + ".example",
+        "ann@example.org.",
+        "ann@example..org",
+        "a..nn@example.org",
+        "=?utf-8?q?ann?=@example.org",
     ],
 )
 async def test_what_is_not_one_address_is_refused(server: MailServer, to: str) -> None:
@@ -159,6 +164,14 @@ async def test_a_refused_sender_keeps_the_message(server: MailServer) -> None:
         await send(mailer_for(server))
 
 
+def test_a_sender_that_is_none_refuses_no_message(server: MailServer) -> None:
+    """It would be taken for the message's fault, and the text removed."""
+    mailer = mailer_for(server)
+    mailer.settings = mailer.settings.model_copy(update={"mail_from": "a\nBcc: b"})
+    with pytest.raises(ValueError):
+        mailer.compose("key-1", "ann@example.org", "Hello", "Hello.\n")
+
+
 async def test_a_server_that_hangs_up_after_it_took_the_message_is_content(
     server: MailServer,
 ) -> None:
@@ -180,6 +193,64 @@ async def test_a_server_that_never_answers_delays_in_bounded_time(server: MailSe
         mailer = mailer_for(server, mail_port=port, mail_timeout_seconds=0.3)
         with pytest.raises(MailDelayed):
             await send(mailer)
+
+
+@asynccontextmanager
+async def slow_server(**pauses: float) -> AsyncIterator[tuple[int, list[str]]]:
+    """(port, what was said to it) of one that lets every answer wait, or those to some commands."""
+    said: list[str] = []
+    over = asyncio.Event()
+    talks: list[asyncio.Task[None]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.append(asyncio.current_task())
+        await say(writer, "greeting", b"220 hello")
+        while line := await reader.readline():
+            command = line[:4].decode().strip()
+            said.append(command)
+            await say(writer, command, b"354 go on" if command == "DATA" else b"250 OK")
+            if command == "DATA":
+                await reader.readuntil(b"\r\n.\r\n")
+                said.append("dot")
+                await say(writer, "dot", b"250 OK")
+        writer.close()
+
+    async def say(writer: asyncio.StreamWriter, to: str, answer: bytes) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), pauses.get(to, pauses.get("each", 0)))
+        writer.write(answer + b"\r\n")
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], said
+        over.set()
+        await asyncio.wait(talks)
+
+
+async def test_all_before_a_message_takes_no_longer_than_its_time(server: MailServer) -> None:
+    async with slow_server(each=0.45) as (port, said):
+        mailer = mailer_for(server, mail_port=port, mail_timeout_seconds=1)
+        with pytest.raises(MailDelayed, match="TimeoutError"):
+            await send(mailer)
+        assert "DATA" not in said
+
+
+async def test_a_server_has_that_time_again_to_take_a_message(server: MailServer) -> None:
+    """It may have taken it, and would be sent it twice."""
+    async with slow_server(greeting=1.6, dot=1.6) as (port, said):
+        mailer = mailer_for(server, mail_port=port, mail_timeout_seconds=3)
+        await send(mailer)
+        assert "dot" in said
+
+
+async def test_a_server_that_took_a_message_and_goes_on_waiting_is_left(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mail, "GOODBYE_SECONDS", 0.1)
+    async with slow_server(QUIT=1000) as (port, said):
+        began = time.monotonic()
+        await send(mailer_for(server, mail_port=port, mail_timeout_seconds=60))
+        assert time.monotonic() - began < 30
+        assert said[-1] == "QUIT"
 
 
 async def test_of_a_server_that_never_answers_one_message_at_a_time_waits(

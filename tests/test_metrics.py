@@ -4,6 +4,7 @@ prometheus-client writes them, for processes that do not exist.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from servers import children, has_ended, wait_until
 from service import metric_files, metrics
+from sockets import until
 
 BUCKETS = ("0.1", "1.0", "+Inf")
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -367,6 +369,25 @@ def test_the_heart_beats_from_the_first_moment() -> None:
     asyncio.run(sample())
     assert len(read) == 1
     assert metrics.HEARTBEAT._value.get() > before
+
+
+def test_the_heart_beats_on_where_a_gauge_cannot_be_read(
+    log_lines: list[dict[str, Any]],
+) -> None:
+    beats: list[float] = []
+
+    def fail() -> None:
+        beats.append(time.time())
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def sample() -> None:
+        running = asyncio.create_task(metrics.sample_forever(fail, interval_seconds=0.01))
+        await until(lambda: running.done() or len(beats) > 2)
+        running.cancel()
+
+    asyncio.run(sample())
+    assert len(beats) > 2
+    assert log_lines[0]["message"] == "gauges_failed"
 
 
 PREPARE = """

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import hypothesis
 import pytest
 import redis.asyncio
+from aiosmtplib.email import extract_sender
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from hostile import CANARY, PIECES, around, octets, texts
 from service import logs, rules
 from service.database_url import engine_url, libpq_url
 from service.fields import SecretList, SecretUrl, mask_url, shown
+from service.mail import Mailer
 from service.settings import ConfigurationError, Settings, load
 from service.sources import Problem, SourceError, Sources, read_dotenv, read_secret_file
 
@@ -78,7 +80,9 @@ def usable(settings: Settings) -> None:
         libpq_url(settings)
     url = settings.redis_url.get_secret_value()
     if not url.startswith("memory"):
-        redis.asyncio.ConnectionPool.from_url(url)
+        redis.asyncio.ConnectionPool.from_url(url).make_connection()
+    message = Mailer(settings).compose("key", "ann@example.org", "Hello", "Hello.")
+    assert extract_sender(message) == settings.mail_from
     assert settings.site_url.startswith("http")
     logs.configuration(settings)["formatters"]["line"]["()"]()
 

@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import ConnectionPool
 
 from service.fields import MASK
-from service.rules import CHECKS, PLACEHOLDERS, REQUIRED, RULES
+from service.rules import (
+    CHECKS,
+    PLACEHOLDERS,
+    REDIS_PARAMETERS,
+    REDIS_TLS_PARAMETERS,
+    REQUIRED,
+    RULES,
+    TRUE_OR_FALSE,
+)
 from service.settings import (
     EX_CONFIG,
     ConfigurationError,
@@ -262,6 +271,13 @@ UNFIT = [
     ("DATABASE_POOLER_URL", "postgresql://app@db/app"),
     ("REDIS_URL", "memory://"),
     ("REDIS_URL", "Memory://"),
+    ("REDIS_URL", "redis://cache/0?ssl_cert_reqs=none"),
+    ("REDIS_URL", "rediss://cache/0?ssl_cert_reqs=CERT_NONE"),
+    ("REDIS_URL", "redis://cache/0?foo=1"),
+    ("REDIS_URL", "redis://cache/0?db=one"),
+    ("REDIS_URL", "redis://cache/O"),
+    ("REDIS_URL", "redis://cache?timeout=1"),
+    ("REDIS_URL", "unix:///run/redis.sock?decode_responses=true"),
     ("MAIL_SERVER", " "),
     ("ALLOWED_HOSTS", "*"),
     ("ALLOWED_HOSTS", "api.example.org,*"),
@@ -313,6 +329,8 @@ FIT = [
     ("SECRET_KEY_FALLBACKS", f"{KEY},{KEY[::-1]}"),
     ("DATABASE_URL", "postgres://app:p%40ss@db/app"),
     ("DATABASE_URL", "postgresql:///app?host=/run/postgresql&user=app&password=pass"),
+    ("REDIS_URL", "rediss://cache/1?ssl_cert_reqs=none&protocol=2&ssl_check_hostname=false"),
+    ("REDIS_URL", "unix:///run/redis/redis.sock?db=1&password=pass"),
     ("ALLOWED_HOSTS", "api.example.org,*.example.org"),
     ("FORWARDED_ALLOW_IPS", "10.0.0.0/8,::1"),
     ("HEALTH_TOKEN", "0123456789abcdef"),
@@ -327,9 +345,25 @@ def test_production_accepts(variable: str, value: str) -> None:
     assert problems({**PRODUCTION, variable: value}) == []
 
 
+def redis_parameters() -> list[str]:
+    """Each that may stand in a URL, as it is written there."""
+    values = {"[0-9]+": "1", "[23]": "2", TRUE_OR_FALSE: "no", "none|optional|required": "none"}
+    names = {**REDIS_PARAMETERS, **REDIS_TLS_PARAMETERS}
+    return [f"{name}={values.get(pattern, 'x')}" for name, pattern in names.items()]
+
+
+@pytest.mark.parametrize("parameter", redis_parameters())
+def test_what_may_stand_in_the_url_of_redis_is_what_its_client_takes(parameter: str) -> None:
+    environ = {**PRODUCTION, "REDIS_URL": f"rediss://cache?{parameter}"}
+    url = loaded(environ).settings.redis_url.get_secret_value()
+    ConnectionPool.from_url(url).make_connection()  # of which the first request would have an error
+
+
 # Above the worker timeout is for production alone to refuse, below the drain is not; and so is a
 # store without TLS, but not one of which no bucket can have a name.
 FOR_PRODUCTION_ALONE = (
+    ("REDIS_URL", "memory://"),
+    ("REDIS_URL", "Memory://"),
     ("SHUTDOWN_GRACE_SECONDS", "120"),
     ("AWS_ENDPOINT_URL", "http://minio:9000"),
     ("MEDIA_STORE_PUBLIC_URL", "http://media.example.org"),

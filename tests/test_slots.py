@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from servers import RedisServer
 from service import slots
-from service.redis import OptionalRedis, open_redis
+from service.redis import OptionalRedis, RedisAway, open_redis
 from service.settings import Settings
 from service.slots import NoSlotFree, Slots, open_slots
 from sockets import until
@@ -61,6 +62,52 @@ async def test_what_all_processes_hold_counts(shared_redis: RedisServer) -> None
         assert not await is_free(here)
         assert not await is_free(there)
         assert await is_free(there, "bob")
+
+
+async def told(process: Slots, count: int) -> None:
+    """Wait until Redis has it that the process holds so many of ada's."""
+    assert process._redis
+    client, place = process._redis.client, (process._key("ada"), process._process)
+    async with asyncio.timeout(20):
+        while await client.hget(*place) != b"%d" % count:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_of_two_that_are_taken_at_once_both_count_in_whatever_order_they_arrive(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_redis.flush()
+    async with two_processes(shared_redis) as (here, there):
+        ask, asked, overtaken = here._redis.ask, list[Any](), asyncio.Event()
+
+        async def ask_in_reverse(question: Any) -> Any:
+            asked.append(question)
+            if len(asked) == 1:
+                await overtaken.wait()
+            answer = await ask(question)
+            overtaken.set()
+            return answer
+
+        monkeypatch.setattr(here._redis, "ask", ask_in_reverse)
+        await asyncio.gather(here.take("ada"), here.take("ada"))
+        await told(here, 2)
+        assert not await is_free(there)
+
+
+async def test_what_was_taken_while_redis_was_away_for_a_moment_counts(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_redis.flush()
+    async with two_processes(shared_redis, 1) as (here, there):
+
+        async def away(_: Any) -> Any:
+            raise RedisAway
+
+        with monkeypatch.context() as moment:
+            moment.setattr(here._redis, "ask", away)
+            await here.take("ada")
+        await told(here, 1)
+        assert not await is_free(there)
 
 
 async def test_what_is_given_back_is_free_elsewhere(shared_redis: RedisServer) -> None:

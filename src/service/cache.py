@@ -39,13 +39,14 @@ class Cache:
     def __init__(self, redis: OptionalRedis | None) -> None:
         """Without a Redis that all processes share nothing is kept."""
         self.redis = redis
+        self._prefix = "" if redis is None else redis.prefix
         self._owed: set[str] = set()  # changes that Redis was not told of yet
         self._due = asyncio.Event()
 
     async def look(self, group: str, name: str) -> Look:
         async def ask(redis: Redis) -> Look:
-            key = _generation_key(group)
-            found: list[Any] = await redis.mget(key, f"{group}:{name}")
+            key = self._generation_key(group)
+            found: list[Any] = await redis.mget(key, self._key(group, name))
             generation, kept = found
             if generation is None:
                 await redis.set(key, _new_generation(), nx=True)
@@ -67,7 +68,8 @@ class Cache:
             return
         kept = look.generation + content
         try:
-            await self._ask(lambda redis: redis.set(f"{group}:{name}", kept, ex=seconds))
+            key = self._key(group, name)
+            await self._ask(lambda redis: redis.set(key, kept, ex=seconds))
         except RedisAway:
             return
 
@@ -93,6 +95,12 @@ class Cache:
     async def tell_forever(self) -> None:
         await tell_forever(self._due, self.tell, TELL_SECONDS)
 
+    def _key(self, group: str, name: str) -> str:
+        return f"{self._prefix}{group}:{name}"
+
+    def _generation_key(self, group: str) -> str:
+        return self._key(group, "generation")
+
     async def _ask(self, act: Callable[[Redis], Awaitable[Result]]) -> Result:
         if self.redis is None:
             raise RedisAway
@@ -108,7 +116,7 @@ class Cache:
             return
         owed, self._owed = self._owed, set()
         try:
-            generations = {_generation_key(group): _new_generation() for group in owed}
+            generations = {self._generation_key(group): _new_generation() for group in owed}
             await redis.mset(generations)
         except BaseException:
             self._owed |= owed
@@ -131,10 +139,6 @@ async def open_cache(redis: OptionalRedis | None) -> AsyncIterator[Cache]:
 
 async def _nothing(_: Redis) -> None:
     return None
-
-
-def _generation_key(group: str) -> str:
-    return f"{group}:generation"
 
 
 def _new_generation() -> bytes:

@@ -5,6 +5,7 @@ none for who is not there; so whoever watches also looks for itself whenever `lo
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +25,8 @@ from service.redis import (
 )
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 CHANNEL = "service:changed"
 LOOK_SECONDS = 1.0  # between looks while no word can come from other processes
 RARE_LOOK_SECONDS = 15.0  # and while it does
@@ -41,6 +44,7 @@ class Fanout:
     def __init__(self, redis: OptionalRedis | None) -> None:
         """Without a Redis that all processes share word stays in this one."""
         self._redis = redis
+        self._channel = CHANNEL if redis is None else redis.prefix + CHANNEL
         self._name = secrets.token_hex(4)  # word of its own is not told to a process twice
         self._watchers: dict[str, set[Wake]] = {}
         self._watched = asyncio.Event()
@@ -99,7 +103,7 @@ class Fanout:
             return
         words = [f"{self._name} {topic}" for topic in untold]
         try:
-            await self._redis.ask(lambda redis: _publish(redis, words))
+            await self._redis.ask(lambda redis: _publish(redis, self._channel, words))
         except RedisAway:
             self._untold.update(islice(untold, MOST_UNTOLD))
             raise
@@ -108,14 +112,18 @@ class Fanout:
         """Hear what other processes publish, while something is watched here."""
         while True:
             await self._watched.wait()
-            with suppress(*ERRORS):  # the health check tells of it
+            try:
                 await self._listen(subscriber)
+            except ERRORS:
+                pass  # the health check tells of it
+            except Exception as error:
+                log.exception("fanout_failed", extra={"seldom": type(error).__name__})
             self._hears_since = None
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _listen(self, subscriber: Redis) -> None:
         async with subscriber.pubsub() as subscription:
-            await subscription.subscribe(CHANNEL)
+            await subscription.subscribe(self._channel)
             heard_at = monotonic()
             while self._watched.is_set():
                 message = await subscription.get_message(timeout=PING_SECONDS)
@@ -131,15 +139,15 @@ class Fanout:
         if message["type"] == "subscribe":
             self._hears_since = monotonic()
         elif message["type"] == "message":
-            sender, _, topic = message["data"].decode().partition(" ")
+            sender, _, topic = message["data"].decode(errors="replace").partition(" ")
             if sender != self._name:
                 self._wake(topic)
 
 
-async def _publish(redis: Redis, words: list[str]) -> None:
+async def _publish(redis: Redis, channel: str, words: list[str]) -> None:
     pipeline = redis.pipeline(transaction=False)
     for word in words:
-        pipeline.publish(CHANNEL, word)
+        pipeline.publish(channel, word)
     await pipeline.execute()
 
 

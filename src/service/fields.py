@@ -18,6 +18,10 @@ NAME = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 SECRET_PARAMETER = "pass|secret|token|key|credential|signature"
 BUCKET = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 HOST = rf"{NAME}(\.{NAME})*"
+# Nothing that is special in a header or a command, nor "=?", which begins an encoded word.
+ATOM = r"[^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\\".]+"
+LOCAL = rf"(?=.{{1,64}}@)(?!.*=\?){ATOM}(?:\.{ATOM})*"
+ADDRESS = re.compile(rf"({LOCAL})@(?=.{{1,253}}$)([\w-]+(?:\.[\w-]+)*)")
 
 
 @dataclass(frozen=True)
@@ -269,11 +273,22 @@ def _bearer_token(value: Any) -> Any:
     return value
 
 
-def _address(value: Any) -> str:
-    text = _stripped(value)
-    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", text):
-        raise ValueError("not an address")
-    return text
+def mail_address(text: str) -> str:
+    """One address and nothing else; a domain in another alphabet as mail servers know it.
+
+    Raises ValueError.
+    """
+    if match := ADDRESS.fullmatch(text):
+        return f"{match[1]}@{match[2].encode('idna').decode()}"
+    raise ValueError("not an address")
+
+
+def _sender(value: Any) -> str:
+    """In ASCII: not every server takes another, and it would refuse all mail for it."""
+    address = mail_address(_stripped(value))
+    if not address.isascii():
+        raise ValueError("not in ASCII")
+    return address
 
 
 def seconds(low: float, high: float) -> Range:
@@ -309,7 +324,7 @@ Networks = Annotated[
 Bind = Annotated[str, Parsed(_bind, "host:port or unix:/path")]
 HostAndPort = Annotated[str, Parsed(_host_and_port, "host:port")]
 MailHost = Annotated[str, Parsed(_mail_host, "a host name or an IP address, without a port")]
-MailAddress = Annotated[str, Parsed(_address, "an address such as a@example.org")]
+MailAddress = Annotated[str, Parsed(_sender, "an ASCII address such as a@example.org")]
 Size = Annotated[
     ByteSize,
     Field(ge=2**10, le=2**40),

@@ -110,7 +110,7 @@ class Limits:
 
     async def _run(self, script: str, name: str, digest: bytes, *numbers: int) -> int | None:
         """A script's answer, in one round trip; None where Redis gives none in time."""
-        key = f"limit:{name}:{digest[:16].hex()}"
+        key = f"{self._redis.prefix}limit:{name}:{digest[:16].hex()}"
         try:
             return int(await self._redis.ask(lambda redis: redis.eval(script, 1, key, *numbers)))
         except RedisAway:

@@ -1,23 +1,24 @@
 """Mail by SMTP; without a server it is printed to the log, for the developer at the terminal."""
 
+import asyncio
 import logging
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from typing import Any
 
 import aiosmtplib
 
 from service import tracing
+from service.fields import mail_address
 from service.mail_html import html
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
-# Nothing that is special in a header or a command.
-ADDRESS = re.compile(r"([^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\\"]{1,64})@([\w.-]{1,253})")
+GOODBYE_SECONDS = 1.0
 
 
 class MailRefused(Exception):
@@ -26,6 +27,25 @@ class MailRefused(Exception):
 
 class MailDelayed(Exception):
     """The message could not be handed over now; trying again later makes sense."""
+
+
+class _Conversation(aiosmtplib.SMTP):
+    """`seconds` for all before the message, and again for the server to take that: with a time
+    for each answer alone a slow server would be talked to for as long as it has answers."""
+
+    def __init__(self, seconds: float, **more: Any) -> None:
+        super().__init__(timeout=seconds, **more)
+        self.seconds = seconds
+
+    async def hand_over(self, message: EmailMessage) -> None:
+        async with asyncio.timeout(self.seconds) as self.deadline:
+            await self.connect()
+            await self.send_message(message)
+
+    async def data(self, *arguments: Any, **more: Any) -> Any:
+        # Who gives up from here on does not know whether the message was taken.
+        self.deadline.reschedule(asyncio.get_running_loop().time() + self.seconds)
+        return await super().data(*arguments, **more)
 
 
 @dataclass
@@ -45,12 +65,11 @@ class Mailer:
     def compose(self, key: str, to: str, subject: str, text: str) -> EmailMessage:
         """A message whose id is derived from its key, so that a repeated one can be recognised.
 
-        Raises MailRefused where an address is none.
+        Raises MailRefused where the recipient's address is none.
         """
         message = EmailMessage()
-        sender = _address(self.settings.mail_from)
-        message["From"] = sender
-        message["To"] = _address(to)
+        sender = message["From"] = self.settings.mail_from
+        message["To"] = _recipient(to)
         # A title may hold a line break, which would end the header.
         title = message["Subject"] = " ".join(subject.split())
         message["Date"] = formatdate(localtime=False)
@@ -78,8 +97,7 @@ class Mailer:
         smtp = self._connection()
         try:
             with tracing.mail(self.settings.mail_server, self.settings.mail_port):
-                await smtp.connect()
-                await smtp.send_message(message)
+                await smtp.hand_over(message)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             self._silent = isinstance(error, TimeoutError)
             if _is_permanent(error):
@@ -89,21 +107,21 @@ class Mailer:
             self._silent = False
             # The server has taken the message: a goodbye that fails must not send it again.
             with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
-                await smtp.quit()
+                await smtp.quit(timeout=GOODBYE_SECONDS)
         finally:
             smtp.close()
 
-    def _connection(self) -> aiosmtplib.SMTP:
+    def _connection(self) -> _Conversation:
         settings = self.settings
         implicit = settings.mail_port == IMPLICIT_TLS_PORT
-        return aiosmtplib.SMTP(
+        return _Conversation(
+            settings.mail_timeout_seconds,
             hostname=settings.mail_server,
             port=settings.mail_port,
             use_tls=implicit,
             start_tls=settings.mail_use_tls and not implicit,
             username=settings.mail_username or None,
             password=settings.mail_password.get_secret_value() or None,
-            timeout=settings.mail_timeout_seconds,
         )
 
     async def check(self) -> None:
@@ -152,16 +170,10 @@ def _is_permanent(error: BaseException) -> bool:
     return isinstance(error, aiosmtplib.SMTPNotSupported)
 
 
-def _address(text: str) -> str:
-    """One address and nothing else; a domain in another alphabet as mail servers know it.
-
-    Raises MailRefused.
-    """
-    match = ADDRESS.fullmatch(text)
+def _recipient(text: str) -> str:
+    """Raises MailRefused."""
     try:
-        if match is None:
-            raise ValueError("not an address")
-        return f"{match[1]}@{match[2].encode('idna').decode()}"
+        return mail_address(text)
     except ValueError as error:
         raise MailRefused("not an address") from error
 

@@ -7,6 +7,7 @@ that a scrape's cost depends on the workers alive and not on all that ever lived
 import asyncio
 import fcntl
 import glob
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,8 @@ from starlette.types import Receive, Scope, Send
 
 from service import errors, metric_files
 from service.metric_files import LOCK
+
+log = logging.getLogger(__name__)
 
 MERGE_WAIT_SECONDS = 0.2  # the Gunicorn master waits no longer for a scrape to end
 SCRAPE_WAIT_SECONDS = 2.0
@@ -263,7 +266,10 @@ async def sample_forever(gauges: Callable[[], None], *, interval_seconds: float 
     STARTED.labels(VERSION).set(STARTED_AT)
     while True:
         HEARTBEAT.set(time.time())
-        gauges()
+        try:
+            gauges()
+        except Exception as error:  # such as a file too many: the heart beats on
+            log.exception("gauges_failed", extra={"seldom": type(error).__name__})
         due = loop.time() + interval_seconds
         await asyncio.sleep(interval_seconds)
         LOOP_LAG.set(max(0.0, loop.time() - due))

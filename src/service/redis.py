@@ -1,6 +1,7 @@
 """Redis: cache, limits and fan-out. Never required: each use has its answer for when it is away."""
 
 import asyncio
+import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +33,17 @@ CLOSE_SECONDS = 1.0
 def is_stand_in(settings: Settings) -> bool:
     """Whether each process has a Redis of its own, inside it."""
     return settings.redis_url.get_secret_value().startswith("memory:")
+
+
+def deployment(settings: Settings) -> str:
+    """What all names of a deployment begin with, as others may have the same Redis: those of
+    channels are of all its databases.
+
+    SECRET_KEY is what replicas have in common, and deployments never do. While it is rotated the
+    old and the new replicas count apart, hear nothing of each other, and look for themselves.
+    """
+    secret = settings.secret_key.get_secret_value().encode()
+    return hmac.digest(secret, b"deployment", "sha256")[:4].hex() + ":"
 
 
 def _server(settings: Settings) -> Redis:
@@ -77,10 +89,11 @@ class OptionalRedis:
     while, so that not every request waits for it.
     """
 
-    def __init__(self, client: Redis, timeout_seconds: float | None) -> None:
+    def __init__(self, client: Redis, timeout_seconds: float | None, prefix: str = "") -> None:
         """Without a timeout for a stand-in, which is slow only where all of the process is."""
         self.client = client
         self.timeout_seconds = timeout_seconds
+        self.prefix = prefix  # of the names of keys and channels
         self._away_until = 0.0
         self._asking: set[asyncio.Future[Any]] = set()
 
@@ -92,11 +105,11 @@ class OptionalRedis:
             self._away_until = monotonic() + PAUSE_SECONDS  # one tries; the others wait for nothing
         try:
             answer = await self._in_time(question(self.client))
-        except ERRORS as error:
+        except Exception as error:  # also what the client takes a strange answer for
             if not self._away_until:  # the health check tells how long
                 name = type(error).__name__
                 extra = {"error": f"{name}: {error}", "seldom": name}
-                log.warning("redis_away", extra=extra)
+                log.warning("redis_away", extra=extra, exc_info=not isinstance(error, ERRORS))
             self._away_until = monotonic() + PAUSE_SECONDS
             raise RedisAway from error
         if self._away_until:

@@ -27,7 +27,7 @@ from service.jobs import Jobs
 from service.limits import Limits
 from service.mail import Mailer
 from service.middleware import RequestLayer
-from service.redis import OptionalRedis, is_stand_in, open_heartbeat, open_redis
+from service.redis import OptionalRedis, deployment, is_stand_in, open_heartbeat, open_redis
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from service.system import disk_usage, resident_bytes, usable_cpus, web_workers
@@ -116,7 +116,7 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         )
 
         timeout_seconds = None if is_stand_in(settings) else settings.redis_timeout_seconds
-        optional = OptionalRedis(redis, timeout_seconds)
+        optional = OptionalRedis(redis, timeout_seconds, deployment(settings))
         stack.push_async_callback(optional.close)
         limits = Limits(settings, optional)
         shared = None if is_stand_in(settings) else optional

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from service.fields import url_password
 from service.sources import Problem, Sources
@@ -79,6 +79,32 @@ def _half_a_key(settings: Settings) -> bool:
     return bool(settings.media_store_url) and (bool(key) != bool(secret) or bool(token and not key))
 
 
+TRUE_OR_FALSE = "(?i:true|false|yes|no|1|0)"
+# All that its client may be told in its URL. Of other names it makes arguments that no connection
+# has, or that settings own, and finds that out at the first request.
+REDIS_PARAMETERS = {"db": "[0-9]+", "protocol": "[23]", "username": ".+", "password": ".+"}
+REDIS_TLS_PARAMETERS = {
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": TRUE_OR_FALSE,
+    **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_ciphers"), ".+"),
+    **dict.fromkeys(("ssl_certfile", "ssl_keyfile", "ssl_password"), ".+"),
+}
+
+
+def _misread_by_redis(settings: Settings) -> bool:
+    """Whether the client would fail over a parameter, or take a path that is no number for 0."""
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    if parts.scheme == "memory":
+        return False
+    tls = REDIS_TLS_PARAMETERS if parts.scheme == "rediss" else {}
+    known = {**REDIS_PARAMETERS, **tls}
+    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*/?", parts.path):
+        return True
+    return not all(
+        re.fullmatch(known.get(name, ""), value) for name, value in parse_qsl(parts.query)
+    )
+
+
 CHECKS = ("database", "database_pool", "cache", "disk_space", "mail", "media_store")
 
 RULES = (
@@ -109,6 +135,14 @@ RULES = (
         lambda s: s.redis_url.get_secret_value().startswith("memory:"),
         "a Redis server in production",
         "the in-process stand-in",
+    ),
+    Rule(
+        ("REDIS_URL",),
+        _misread_by_redis,
+        f"a number for its path, and no parameters but {', '.join(REDIS_PARAMETERS)} and, with"
+        f" rediss://, {', '.join(REDIS_TLS_PARAMETERS)}",
+        "another path, an unknown parameter, or a value that is none of its",
+        production_only=False,
     ),
     Rule(("MAIL_SERVER",), lambda s: not s.mail_server, "an SMTP host in production", "nothing"),
     Rule(

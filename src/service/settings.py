@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     mail_from: fields.MailAddress = "service@localhost"
     """Sender of all mail"""
     mail_timeout_seconds: Annotated[float, seconds(0.1, 120)] = 10.0
-    """Longest SMTP conversation"""
+    """Longest SMTP conversation up to the message; the server has as long again to take it"""
 
     upload_folder: fields.FilledText = "var/uploads"
     """Where uploads are kept"""

@@ -36,7 +36,6 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[6])
 return 1
 """
-LIVES = "slots:process:"
 
 
 class NoSlotFree(ServiceError):
@@ -53,6 +52,8 @@ class Slots:
         self.most = most
         self.refusal = refusal
         self._redis = redis
+        self._prefix = "" if redis is None else redis.prefix
+        self._lives = f"{self._prefix}slots:process:"
         self._process = secrets.token_hex(8)
         self._held: dict[str, int] = {}
         self._untold: set[str] = set()
@@ -64,11 +65,16 @@ class Slots:
         if count > self.most or not await self._is_free(subject, count):
             self.give_back(subject)
             raise NoSlotFree(self.refusal)
+        self._owe(subject)  # what was told at the same time may arrive in another order
 
     def give_back(self, subject: str) -> None:
         self._held[subject] -= 1
         if not self._held[subject]:
             del self._held[subject]
+        self._owe(subject)
+
+    def _owe(self, subject: str) -> None:
+        """Have Redis told how many there are."""
         self._untold.add(subject)
         self._due.set()
 
@@ -76,7 +82,7 @@ class Slots:
         if self._redis is None:
             return True
         numbers = (LEASE_MILLISECONDS, count, self.most, KEPT_SECONDS)
-        values = (self._process, LIVES, *numbers)
+        values = (self._process, self._lives, *numbers)
         try:
             answer = await self._redis.ask(
                 lambda redis: redis.eval(TAKE, 1, self._key(subject), *values)
@@ -86,7 +92,7 @@ class Slots:
         return bool(answer)
 
     def _key(self, subject: str) -> str:
-        return f"slots:{self.name}:{subject}"
+        return f"{self._prefix}slots:{self.name}:{subject}"
 
     async def keep_forever(self) -> None:
         """Say that this process lives, and what it let go of."""
@@ -109,7 +115,7 @@ class Slots:
 
     async def _write(self, redis: Redis, subjects: set[str]) -> None:
         pipeline = redis.pipeline(transaction=False)
-        pipeline.set(LIVES + self._process, "", px=LEASE_MILLISECONDS)
+        pipeline.set(self._lives + self._process, "", px=LEASE_MILLISECONDS)
         for subject in subjects:
             if count := self._held.get(subject):
                 pipeline.hset(self._key(subject), self._process, count)
@@ -122,7 +128,7 @@ class Slots:
         """Let go of everything: what this process held counts no more."""
         if self._redis is not None:
             with suppress(RedisAway):
-                await self._redis.ask(lambda redis: redis.delete(LIVES + self._process))
+                await self._redis.ask(lambda redis: redis.delete(self._lives + self._process))
 
 
 @asynccontextmanager

@@ -1,21 +1,26 @@
 """What a socket is told, over real connections and on both back ends."""
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from websockets.exceptions import ConnectionClosed
 
 import sockets
 from api import Api, Headers
 from items import process
 from live import listening, refused, told, told_until
+from service import fanout
 from service.media import live as live_module
 from service.media import revisions, rooms
 from service.media.models import MediaChange
+from service.redis import deployment
 from service.settings import Settings
 from sockets import serving, until
 
@@ -214,6 +219,51 @@ async def test_a_socket_ends_with_its_token(
             assert (await told(stays_too))["status"] == "received"
 
 
+@asynccontextmanager
+async def without(api: Api, table: str) -> AsyncIterator[None]:
+    """An error of the database that is no outage."""
+    await rename(api, table, "elsewhere")
+    yield
+    await rename(api, "elsewhere", table)
+
+
+async def rename(api: Api, table: str, other: str) -> None:
+    async with api.resources.database.transaction() as session:
+        await session.execute(text(f"ALTER TABLE {table} RENAME TO {other}"))
+
+
+async def test_an_error_that_nobody_expected_does_not_end_the_recheck_of_tokens(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(live_module, "RECHECK_SECONDS", 0.1)
+    async with serving(settings) as (api, port):
+        bearer = await api.signed_in()
+        async with listening(port, bearer) as socket:
+            async with without(api, "tokens"):
+                await until(lambda: "sockets_recheck_failed" in str(log_lines))
+            await api.client.post("/logout", headers=bearer)
+            with pytest.raises(ConnectionClosed):
+                await told(socket)
+            assert socket.close_code == live_module.TOKEN_ENDED
+    assert "background_task_failed" not in str(log_lines)
+
+
+async def test_an_error_that_nobody_expected_does_not_end_the_looks_for_changes(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(fanout, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(fanout, "RARE_LOOK_SECONDS", 0.1)
+    async with serving(settings) as (api, port):
+        bearer = await api.signed_in()
+        async with listening(port, bearer) as socket:
+            async with without(api, "media_revisions"):
+                await until(lambda: "sockets_look_failed" in str(log_lines))
+            monkeypatch.setattr(api.resources.fanout, "publish", lambda _: None)  # no word of it
+            item = await api.upload(bearer)
+            assert (await told(socket))["id"] == item["id"]
+    assert "background_task_failed" not in str(log_lines)
+
+
 async def test_an_account_has_a_limited_number_of_sockets(settings: Settings) -> None:
     async with serving(settings.model_copy(update={"websockets_per_account": 2})) as (api, port):
         bearer, bob = await api.signed_in(), await api.signed_in("bob@example.org")
@@ -293,6 +343,21 @@ async def test_what_a_client_sends_changes_nothing(live: Live) -> None:
         await socket.send(b"\x00" * 100)
         item = await api.upload(bearer)
         assert (await told(socket))["id"] == item["id"]
+
+
+async def test_all_that_redis_holds_bears_the_name_of_the_deployment(
+    server_settings: Settings,
+) -> None:
+    async with serving(server_settings) as (api, port), listening(port, await api.signed_in()):
+        await until(lambda: api.resources.fanout._hears_since)
+        await api.client.get("/api/public/media")
+        form = {"username": "ann@example.org", "password": "wrong"}
+        await api.client.post("/login", data=form)
+        redis = api.resources.redis.client
+        names = await redis.keys("*") + await redis.pubsub_channels()
+    named = re.compile(re.escape(deployment(server_settings)) + "([a-z-]+):.*")
+    kinds = {found[1] if (found := named.match(name.decode())) else name for name in names}
+    assert kinds == {"slots", "limit", "service", "public-media"}
 
 
 async def test_a_plain_request_is_told_to_upgrade(live: Live) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import httpx2 as httpx
 import pytest
+from pydantic import SecretStr
 
 from api import Api, Headers, assert_problem, running_api
 from items import process
@@ -101,6 +102,17 @@ async def test_it_is_of_the_shape_that_is_documented(quiet: Api, owner: Headers)
     assert set(found) == set(PublicItem.model_fields)
     for url in (found["url"], found["thumbnail_url"]):
         assert (await quiet.client.get(url)).status_code == 200
+
+
+async def test_deployments_that_share_a_redis_have_a_listing_each(
+    server_settings: Settings, embedded_settings: Settings
+) -> None:
+    theirs = {"redis_url": server_settings.redis_url, "secret_key": SecretStr("theirs" * 8)}
+    other = embedded_settings.model_copy(update=theirs)
+    async with running_api(server_settings) as here, running_api(other) as there:
+        item = await add(here, NOON)
+        assert await ids(here) == [item]
+        assert await ids(there) == []
 
 
 async def test_items_of_all_are_in_one_order(quiet: Api) -> None:

@@ -5,6 +5,7 @@ what is newer is read from the database: once an account, however many sockets i
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
@@ -22,9 +23,11 @@ from service.redis import is_stand_in
 from service.resources import Resources, background
 from service.slots import Slots, open_slots
 
+log = logging.getLogger(__name__)
+
 GOING_AWAY = 1001
 TOKEN_ENDED = 4401
-RECHECK_SECONDS = 10.0  # so long a token that is no longer valid may go on being told
+RECHECK_SECONDS = 9.0  # with its query ten, so long a token that has ended may be told on
 ACCOUNTS_A_QUERY = 1000
 SPREAD_SECONDS = 2.0  # over which sockets are closed at a drain, as their clients all come back
 SPREAD_STEPS = 20
@@ -96,6 +99,9 @@ class Live:
                 await self._look()
             except Unavailable:
                 self.resources.fanout.doubt()
+            except Exception as error:
+                self.resources.fanout.doubt()
+                _tell_of("sockets_look_failed", error)
 
     async def _look(self) -> None:
         """Raises Unavailable."""
@@ -110,8 +116,12 @@ class Live:
         """End sockets whose token has ended."""
         while True:
             await asyncio.sleep(RECHECK_SECONDS)
-            with suppress(Unavailable):
+            try:
                 await self._recheck()
+            except Unavailable:
+                continue  # which was logged where it was found
+            except Exception as error:
+                _tell_of("sockets_recheck_failed", error)
 
     async def _recheck(self) -> None:
         self._refuse_without_database()
@@ -145,6 +155,11 @@ class Live:
         task = asyncio.create_task(_send_close(listener.websocket, code), context=self._context)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _tell_of(event: str, error: Exception) -> None:
+    """What nobody expected must not end a task that nothing would begin again."""
+    log.error(event, exc_info=error, extra={"seldom": type(error).__name__})
 
 
 async def _send_close(websocket: WebSocket, code: int) -> None:

@@ -101,6 +101,56 @@ def test_a_list_that_failed_is_asked_for_again(library: Library, answer: dict[st
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+class Pages:
+    """Lists of two pages, of which the second is refused as one too many, at first."""
+
+    def __init__(self, wait: str) -> None:
+        self.refusal = {"status": 429, "json": {}, "headers": {"Retry-After": wait}}
+        self.asked: list[tuple[float, bool]] = []
+        self.refused = 0
+
+    def __call__(self, route: Route) -> None:
+        second = "cursor=" in route.request.url
+        self.asked.append((monotonic(), second))
+        if second and not self.refused:
+            self.refused = len(self.asked)
+            route.fulfill(**self.refusal)
+        else:
+            route.fulfill(**(own("c") if second else own("a", "b", next_cursor="2")))
+
+
+def own(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
+    more = {"status": "ready", "created_at": "2026-07-01T12:00:00Z", "public": False}
+    items = [{**item, **more} for item in public(*titles)["json"]["items"]]
+    return {"json": {"items": items, "next_cursor": next_cursor}}
+
+
+def test_a_list_that_is_refused_in_its_middle_goes_on_from_there(library: Library) -> None:
+    page = library.joined().page
+    pages = Pages("2")
+    page.route(LIST, pages)
+    page.reload()
+    expect(page.locator(".item")).to_have_count(2)
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".item")).to_have_count(3)
+    (before, _), (after, second) = pages.asked[pages.refused - 1 : pages.refused + 1]
+    assert second
+    assert after - before > 1.9
+
+
+def test_a_list_that_waits_is_given_up_for_another_login(library: Library) -> None:
+    page = library.joined().page
+    pages = Pages("60")
+    page.route(LIST, pages)
+    page.reload()
+    page.get_by_role("button", name="Show more").click()
+    seen(page, lambda: pages.refused > 0)
+    page.unroute(LIST)
+    page.get_by_role("button", name="Log out").click()
+    log_in(page, "ada@example.org")
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+
+
 def test_an_item_that_is_ready_is_shown_also_where_asking_for_it_is_refused(
     library: Library,
 ) -> None:
