@@ -1,15 +1,20 @@
-"""Housekeeping reads what it removes, and not the rows beside it, however many there are."""
+"""Housekeeping, however much there is: it reads what it removes and not the rows beside it, in
+batches."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import event, select
 
 from servers import Postgresql, wait_until
 from service import idempotency, outbox
 from service.accounts import housekeeping
 from service.health import Health
+from service.idempotency import FirstAnswer
 from service.jobs import Job
 from service.lifecycle import Lifecycle
 from service.media import revisions
@@ -89,3 +94,29 @@ async def test_what_is_old_is_found_by_an_index(
     removed = f"SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = '{table}'"
     wait_until(lambda: psql(removed) == str(OLD))
     assert int(psql(READ)) - before < 20 * OLD
+
+
+async def test_rows_with_a_key_of_two_columns_are_removed_in_batches(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.removal.BATCH", 2)
+    now = datetime.now(UTC)
+    answer = {"account_id": UUID(ACCOUNT), "fingerprint": b"", "status": 202, "location": ""}
+    ages = {"a": 25, "b": 25, "c": 25, "d": 25, "e": 25, "new": 23}
+    deletions = []
+    async with open_resources(settings, Health(Lifecycle())) as resources:
+        async with resources.database.transaction() as session:
+            session.add_all(
+                FirstAnswer(key=key, body="", created_at=now - timedelta(hours=hours), **answer)
+                for key, hours in ages.items()
+            )
+
+        @event.listens_for(resources.database.engine.sync_engine, "before_cursor_execute")
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("DELETE"):
+                deletions.append(statement)
+
+        await idempotency.expire(resources, Job(1, "idempotency.expire", 1, {}))
+        async with resources.database.transaction() as session:
+            assert list(await session.scalars(select(FirstAnswer.key))) == ["new"]
+    assert len(deletions) == 3

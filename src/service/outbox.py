@@ -112,7 +112,7 @@ async def expire(resources: Resources, job: Job) -> None:
     """Remove old mails that were sent or refused; one that still has to go stays."""
     ended = or_(Mail.sent_at.is_not(None), Mail.refused.is_not(None))
     old = Mail.created_at < datetime.now(UTC) - KEPT
-    removed = await remove(resources.database, Mail.key, and_(ended, old))
+    removed = await remove(resources.database, Mail, and_(ended, old))
     log.info("mails_removed", extra={"count": removed})
 
 
