@@ -236,6 +236,25 @@ async def test_an_outage_uses_up_no_attempt(number: int) -> None:
     assert (outcome.status, outcome.counted, script.given_up) == ("again", False, [])
 
 
+async def test_a_statement_that_is_ended_at_its_time_limit_uses_up_an_attempt(
+    server_settings: Settings,
+) -> None:
+    """It may take as long every time, and a job that is never given up is never seen to fail."""
+
+    async def run(resources: Any, job: Job) -> None:
+        async with resources.database.transaction() as session:
+            await session.execute(text("SET LOCAL statement_timeout = '50ms'"))
+            await session.execute(text("SELECT pg_sleep(60)"))
+
+    async with open_database(server_settings) as database:
+        resources = SimpleNamespace(settings=server_settings, database=database)
+        task = Task("test.slow", run, max_attempts=3)
+        assert await execute(task, resources, attempt(1)) == Outcome("again", 60)
+        outcome = await execute(task, resources, attempt(3))
+        assert outcome.status == "failed"
+        assert outcome.reason.startswith("StatementTooLong: ")
+
+
 @pytest.mark.parametrize("obstacle", [Unavailable(), RuntimeError("y")])
 async def test_a_job_is_not_failed_before_giving_up_has_worked(obstacle: Exception) -> None:
     """Else nobody would ever be told, and an item would stay `processing`."""

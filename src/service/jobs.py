@@ -33,6 +33,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service import metrics, tracing
 from service.database import Base, Database, UtcDateTime
+from service.database_errors import StatementTooLong
 from service.errors import Unavailable
 from service.logs import Redactor, request_id, trace_id
 
@@ -57,6 +58,7 @@ MAX_DELAY_SECONDS = 3600
 MAX_REASON_CHARACTERS = 500
 OUTAGE_DELAY_SECONDS = 5
 UNKNOWN_DELAY_SECONDS = 60
+TOO_LONG_DELAY_SECONDS = 60  # the database may be too busy for it, for a while
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,11 @@ class Task:
     """What to do for a job. `give_up` records the end of one that failed every time.
 
     Both may run more than once for a job, and both may raise `Unavailable`: what a task needs being
-    away is not the job's fault, so it waits until that is back and uses up no attempt. `outages`
-    are errors that say the same of all jobs, and are told once. With `every_seconds` the task is
-    also enqueued that often, without arguments.
+    away is not the job's fault, so it waits until that is back and uses up no attempt. But
+    `StatementTooLong` does use one up: it may be the task that asks for too much. `outages` are
+    errors that say the same of all jobs, and are told once. With `every_seconds` the task is also
+    enqueued that often, without arguments, unless one of it waits or runs; what failed of it goes
+    then.
     """
 
     name: str
@@ -132,16 +136,17 @@ async def _execute(task: Task, resources: Any, job: Job) -> Outcome:
         if job.attempt > task.max_attempts:
             raise JobAbandoned(job.attempt - 1)
         await task.run(resources, job)
-    except Unavailable as error:
-        tracing.failed(error)
-        return _delayed(task, extra, error)
     except Exception as error:
         tracing.failed(error)
+        too_long = isinstance(error, StatementTooLong)
+        if isinstance(error, Unavailable) and not too_long:
+            return _delayed(task, extra, error)
         if job.attempt < task.max_attempts:
             seldom = {"seldom": f"{task.name} {error}"} if isinstance(error, task.outages) else {}
             log.warning("job_retried", extra=extra | seldom, exc_info=error)
             metrics.JOBS_DONE.labels(task.name, "retried").inc()
-            return Outcome("again", task.delay_seconds(job.attempt))
+            least_seconds = TOO_LONG_DELAY_SECONDS if too_long else 0
+            return Outcome("again", max(task.delay_seconds(job.attempt), least_seconds))
         return await _give_up(task, resources, job, error)
     log.info("job_done", extra=extra)
     metrics.JOBS_DONE.labels(task.name, "done").inc()
