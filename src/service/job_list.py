@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import tracing
 from service.database import Database
@@ -97,14 +98,30 @@ class JobList:
         async with self.database.reading() as connection:
             return list(await connection.scalars(query))
 
-    async def _change(self, statement: Any, ids: Sequence[int]) -> set[int]:
+    async def make_way(self, session: AsyncSession, task: str) -> bool:
+        """Whether no job of a task waits or runs; then those of it that failed are removed."""
         jobs = self._jobs.c
+        name = jobs.task_name if self.on_postgresql else jobs.task
+        found = (await session.execute(select(jobs.id, self._status).where(name == task))).all()
+        if any(status in ("todo", "doing") for _, status in found):
+            return False
+        await self._change_failed(session, delete(self._jobs), [number for number, _ in found])
+        return True
+
+    async def _change(self, statement: Any, ids: Sequence[int]) -> set[int]:
         async with self.database.transaction() as session:
-            which = statement.where(jobs.id.in_(ids), self._status == "failed").returning(jobs.id)
-            changed = set((await session.scalars(which)).all())
-            await session.execute(delete(JobFailure).where(JobFailure.job_id.in_(changed)))
+            changed = await self._change_failed(session, statement, ids)
             if self.on_postgresql:
                 await session.execute(text(f"SELECT {WAKE}"))
+        return changed
+
+    async def _change_failed(
+        self, session: AsyncSession, statement: Any, ids: Sequence[int]
+    ) -> set[int]:
+        jobs = self._jobs.c
+        which = statement.where(jobs.id.in_(ids), self._status == "failed").returning(jobs.id)
+        changed = set((await session.scalars(which)).all())
+        await session.execute(delete(JobFailure).where(JobFailure.job_id.in_(changed)))
         return changed
 
 
