@@ -9,12 +9,15 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import bindparam, text
 
 from servers import Postgresql
 from service.database import UtcDateTime, open_database
 from service.errors import Unavailable
+from service.job_list import JobList
+from service.job_queue import RESCUE
 from service.jobs import Job, Jobs, Outcome, Task, execute
 from service.logs import request_id, trace_id
 from service.settings import Settings
@@ -149,6 +152,37 @@ async def test_the_oldest_job_is_the_one_that_could_have_run_first(jobs: Jobs) -
     assert await jobs.oldest_seconds() == 0.0, "they wait for their time"
     await schedule(jobs, timedelta(minutes=-2))
     assert 120 <= await jobs.oldest_seconds() < 150
+
+
+@pytest.fixture
+async def weeks_old(database_url: str) -> AsyncIterator[Jobs]:
+    """With a job that was enqueued three weeks ago, and taken by a worker that died since."""
+    async with open_database(Settings(database_url=database_url)) as database:
+        jobs = Jobs(database)
+        async with database.transaction() as session:
+            await jobs.enqueue(session, "test.task")
+            long_ago = "UPDATE procrastinate_events SET at = now() - interval '21 days'"
+            await session.execute(text(long_ago))
+            await session.execute(text("UPDATE procrastinate_jobs SET status = 'doing'"))
+        assert await jobs.oldest_seconds() == 0.0
+        yield jobs
+
+
+async def test_a_job_that_is_rescued_has_waited_since_then(
+    weeks_old: Jobs, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(RESCUE, {"dead_after": 5})
+    assert await weeks_old.counts() == {"todo": 1}
+    assert 0.0 < await weeks_old.oldest_seconds() < 60 * 60
+
+
+async def test_a_job_that_is_tried_again_by_hand_has_waited_since_then(weeks_old: Jobs) -> None:
+    async with weeks_old.database.transaction() as session:
+        failed = text("UPDATE procrastinate_jobs SET status = 'failed' RETURNING id")
+        ids = (await session.scalars(failed)).all()
+    assert await JobList(weeks_old.database).retry(ids) == set(ids)
+    assert 0.0 < await weeks_old.oldest_seconds() < 60 * 60
 
 
 async def schedule(jobs: Jobs, delay: timedelta) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
+from sqlalchemy import ColumnElement, String, cast, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import tracing
@@ -24,7 +24,7 @@ CARRIED = {*ORIGIN, tracing.TRACEPARENT}  # of no interest to who looks at a job
 
 @dataclass(frozen=True)
 class ListedJob:
-    """`at` is when it failed, or when it is to run; None: at once. `attempts` are those used up."""
+    """`at` is when it failed, or may run from; None: it is new. `attempts` are those used up."""
 
     id: int
     task: str
@@ -76,7 +76,7 @@ class JobList:
     async def retry(self, ids: Sequence[int]) -> set[int]:
         """Have failed jobs run again, with all their attempts; returns those that were failed."""
         if self.on_postgresql:
-            fresh: dict[str, Any] = {"worker_id": None, "scheduled_at": None}
+            fresh: dict[str, Any] = {"worker_id": None, "scheduled_at": func.now()}
         else:
             fresh = {"run_at": datetime.now(UTC)}
         statement = update(self._jobs).values(status="todo", attempts=0, **fresh)

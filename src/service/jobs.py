@@ -45,7 +45,7 @@ ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for 
 # Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
 WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
 # Of those that wait for nothing but a worker: the first of the new ones, whose time is an event's,
-# and the one that was to be tried again first.
+# and the one that was first to be tried again, by itself, by hand or by another worker.
 OLDEST = text("""
     SELECT extract(epoch FROM now() - least(
         (SELECT min(at) FROM procrastinate_events WHERE type = 'deferred' AND job_id = (
