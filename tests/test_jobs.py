@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import bindparam, text
 
 from servers import Postgresql
+from service import metrics
 from service.database import UtcDateTime, open_database
 from service.errors import Unavailable
 from service.job_list import JobList
 from service.job_queue import RESCUE
-from service.jobs import Job, Jobs, Outcome, Task, execute
+from service.jobs import MOST_COUNTED, OLDEST, Job, Jobs, Outcome, Task, counting, execute
 from service.logs import request_id, trace_id
 from service.settings import Settings
 
@@ -138,6 +139,47 @@ async def test_jobs_are_counted_by_status(jobs: Jobs) -> None:
         await jobs.enqueue(session, "test.task")
         await jobs.enqueue(session, "test.task")
     assert await jobs.counts() == {"todo": 2}
+
+
+async def test_of_many_jobs_no_more_are_counted_than_is_cheap(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.MOST_COUNTED", 3)
+    async with jobs.database.transaction() as session:
+        for _ in range(5):
+            await jobs.enqueue(session, "test.task")
+    assert await jobs.counts() == {"todo": 3}
+
+
+def test_the_gauge_of_jobs_says_how_far_it_counts() -> None:
+    assert str(MOST_COUNTED) in metrics.JOBS._documentation
+
+
+@pytest.mark.parametrize("statistics", ["of before", "of now"])
+def test_the_gauges_of_a_long_queue_read_little_of_it(
+    shared_postgresql: Postgresql, database_url: str, statistics: str
+) -> None:
+    """Every web worker has them, and all of them ask just when there is too much to do."""
+    psql = partial(shared_postgresql.psql, database=database_url.rpartition("/")[2])
+    psql("ALTER TABLE procrastinate_jobs SET (autovacuum_enabled = off)")
+    psql("ANALYZE procrastinate_jobs")
+    psql(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, scheduled_at)"
+        " SELECT 'default', 'test.task', CASE WHEN n < 20000 THEN now() + interval '1 hour' END"
+        " FROM generate_series(1, 40000) AS n"
+    )
+    if statistics == "of now":
+        psql("ANALYZE procrastinate_jobs")
+
+    def read(query: str) -> int:
+        told = psql(
+            f"BEGIN; {query}; SELECT 'read:', sum(seq_tup_read + idx_tup_fetch)"
+            " FROM pg_stat_xact_user_tables; COMMIT"
+        )
+        return int(told.partition("read:|")[2].split()[0])
+
+    assert read(counting("procrastinate_jobs")) <= MOST_COUNTED + 10
+    assert read(str(OLDEST)) <= 10
 
 
 async def test_the_oldest_job_is_the_one_that_could_have_run_first(jobs: Jobs) -> None:

@@ -17,7 +17,6 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
-    Select,
     String,
     column,
     event,
@@ -41,6 +40,8 @@ log = logging.getLogger(__name__)
 
 QUEUE = "default"
 OUTCOMES = ("done", "retried", "delayed", "failed")
+STATUSES = ("todo", "doing", "failed")  # those that are done are deleted
+MOST_COUNTED = 10_000  # with a status: every web worker counts, also when a million wait
 ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for its log lines
 # Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
 WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
@@ -49,7 +50,8 @@ WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted
 OLDEST = text("""
     SELECT extract(epoch FROM now() - least(
         (SELECT min(at) FROM procrastinate_events WHERE type = 'deferred' AND job_id = (
-            SELECT min(id) FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at IS NULL)),
+            SELECT id FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at IS NULL
+            ORDER BY scheduled_at, id LIMIT 1)),  -- as their index has it
         (SELECT min(scheduled_at) FROM procrastinate_jobs
             WHERE status = 'todo' AND scheduled_at <= now())
     ))
@@ -227,6 +229,15 @@ procrastinate_jobs = table(
 )
 
 
+def counting(table: str) -> str:
+    """A statement for (status, how many jobs have it)."""
+    return " UNION ALL ".join(
+        f"SELECT '{status}', count(*) FROM"  # noqa: S608
+        f" (SELECT id FROM {table} WHERE status = '{status}' LIMIT {MOST_COUNTED}) AS some_of_them"
+        for status in STATUSES
+    )
+
+
 class Jobs:
     """The queue, seen from who enqueues. `arrived` wakes the embedded runner."""
 
@@ -250,15 +261,11 @@ class Jobs:
         event.listen(session.sync_session, "after_commit", lambda _: self.arrived.set(), once=True)
 
     async def counts(self) -> dict[str, int]:
-        """Jobs by status; finished ones are deleted and not among them."""
-        status: Any = procrastinate_jobs.c.status
-        source: Select[Any] = select(func.cast(status, String), func.count())
-        if not self.database.is_postgresql:
-            status = EmbeddedJob.status
-            source = select(status, func.count())
+        """Jobs by status, of each MOST_COUNTED at most; a status that none has is not there."""
+        table = "procrastinate_jobs" if self.database.is_postgresql else "embedded_jobs"
         async with self.database.reading() as connection:
-            rows = await connection.execute(source.group_by(status))
-            return {row[0]: row[1] for row in rows}
+            rows = await connection.execute(text(counting(table)))
+            return {status: number for status, number in rows if number}
 
     async def oldest_seconds(self) -> float:
         """For how long a job has been waiting that could run, 0 where none is."""
