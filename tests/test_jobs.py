@@ -9,13 +9,17 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import bindparam, text
 
 from servers import Postgresql
+from service import metrics
 from service.database import UtcDateTime, open_database
 from service.errors import Unavailable
-from service.jobs import Job, Jobs, Outcome, Task, execute
+from service.job_list import JobList
+from service.job_queue import RESCUE
+from service.jobs import MOST_COUNTED, OLDEST, Job, Jobs, Outcome, Task, counting, execute
 from service.logs import request_id, trace_id
 from service.settings import Settings
 
@@ -137,6 +141,47 @@ async def test_jobs_are_counted_by_status(jobs: Jobs) -> None:
     assert await jobs.counts() == {"todo": 2}
 
 
+async def test_of_many_jobs_no_more_are_counted_than_is_cheap(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.MOST_COUNTED", 3)
+    async with jobs.database.transaction() as session:
+        for _ in range(5):
+            await jobs.enqueue(session, "test.task")
+    assert await jobs.counts() == {"todo": 3}
+
+
+def test_the_gauge_of_jobs_says_how_far_it_counts() -> None:
+    assert str(MOST_COUNTED) in metrics.JOBS._documentation
+
+
+@pytest.mark.parametrize("statistics", ["of before", "of now"])
+def test_the_gauges_of_a_long_queue_read_little_of_it(
+    shared_postgresql: Postgresql, database_url: str, statistics: str
+) -> None:
+    """Every web worker has them, and all of them ask just when there is too much to do."""
+    psql = partial(shared_postgresql.psql, database=database_url.rpartition("/")[2])
+    psql("ALTER TABLE procrastinate_jobs SET (autovacuum_enabled = off)")
+    psql("ANALYZE procrastinate_jobs")
+    psql(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, scheduled_at)"
+        " SELECT 'default', 'test.task', CASE WHEN n < 20000 THEN now() + interval '1 hour' END"
+        " FROM generate_series(1, 40000) AS n"
+    )
+    if statistics == "of now":
+        psql("ANALYZE procrastinate_jobs")
+
+    def read(query: str) -> int:
+        told = psql(
+            f"BEGIN; {query}; SELECT 'read:', sum(seq_tup_read + idx_tup_fetch)"
+            " FROM pg_stat_xact_user_tables; COMMIT"
+        )
+        return int(told.partition("read:|")[2].split()[0])
+
+    assert read(counting("procrastinate_jobs")) <= MOST_COUNTED + 10
+    assert read(str(OLDEST)) <= 10
+
+
 async def test_the_oldest_job_is_the_one_that_could_have_run_first(jobs: Jobs) -> None:
     assert await jobs.oldest_seconds() == 0.0
     async with jobs.database.transaction() as session:
@@ -149,6 +194,37 @@ async def test_the_oldest_job_is_the_one_that_could_have_run_first(jobs: Jobs) -
     assert await jobs.oldest_seconds() == 0.0, "they wait for their time"
     await schedule(jobs, timedelta(minutes=-2))
     assert 120 <= await jobs.oldest_seconds() < 150
+
+
+@pytest.fixture
+async def weeks_old(database_url: str) -> AsyncIterator[Jobs]:
+    """With a job that was enqueued three weeks ago, and taken by a worker that died since."""
+    async with open_database(Settings(database_url=database_url)) as database:
+        jobs = Jobs(database)
+        async with database.transaction() as session:
+            await jobs.enqueue(session, "test.task")
+            long_ago = "UPDATE procrastinate_events SET at = now() - interval '21 days'"
+            await session.execute(text(long_ago))
+            await session.execute(text("UPDATE procrastinate_jobs SET status = 'doing'"))
+        assert await jobs.oldest_seconds() == 0.0
+        yield jobs
+
+
+async def test_a_job_that_is_rescued_has_waited_since_then(
+    weeks_old: Jobs, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(RESCUE, {"dead_after": 5})
+    assert await weeks_old.counts() == {"todo": 1}
+    assert 0.0 < await weeks_old.oldest_seconds() < 60 * 60
+
+
+async def test_a_job_that_is_tried_again_by_hand_has_waited_since_then(weeks_old: Jobs) -> None:
+    async with weeks_old.database.transaction() as session:
+        failed = text("UPDATE procrastinate_jobs SET status = 'failed' RETURNING id")
+        ids = (await session.scalars(failed)).all()
+    assert await JobList(weeks_old.database).retry(ids) == set(ids)
+    assert 0.0 < await weeks_old.oldest_seconds() < 60 * 60
 
 
 async def schedule(jobs: Jobs, delay: timedelta) -> None:
@@ -234,6 +310,25 @@ async def test_an_outage_uses_up_no_attempt(number: int) -> None:
     script = Script([Unavailable()])
     outcome = await execute(script.task, RESOURCES, attempt(number))
     assert (outcome.status, outcome.counted, script.given_up) == ("again", False, [])
+
+
+async def test_a_statement_that_is_ended_at_its_time_limit_uses_up_an_attempt(
+    server_settings: Settings,
+) -> None:
+    """It may take as long every time, and a job that is never given up is never seen to fail."""
+
+    async def run(resources: Any, job: Job) -> None:
+        async with resources.database.transaction() as session:
+            await session.execute(text("SET LOCAL statement_timeout = '50ms'"))
+            await session.execute(text("SELECT pg_sleep(60)"))
+
+    async with open_database(server_settings) as database:
+        resources = SimpleNamespace(settings=server_settings, database=database)
+        task = Task("test.slow", run, max_attempts=3)
+        assert await execute(task, resources, attempt(1)) == Outcome("again", 60)
+        outcome = await execute(task, resources, attempt(3))
+        assert outcome.status == "failed"
+        assert outcome.reason.startswith("StatementTooLong: ")
 
 
 @pytest.mark.parametrize("obstacle", [Unavailable(), RuntimeError("y")])

@@ -131,6 +131,7 @@ main(["migrate"])
         "CREATE TABLE tokens",
         "UPDATE alembic_version SET version_num='0004'",
         "ix_media_items_public_created_at_id",  # media
+        "ix_api_keys_expires_at",
     ],
 )
 def test_the_next_run_goes_on_after_a_kill(empty_url: str, tmp_path: Path, statement: str) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from anyio import fail_after
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from asgi import client_of
 from service import embedded, schedule
 from service.app import create_app
 from service.database_errors import DatabaseUnavailable
 from service.health import Health
-from service.jobs import Job, Task
+from service.jobs import Job, JobFailure, Task
 from service.lifecycle import Lifecycle
 from service.resources import Resources, open_resources
 from service.schedule import Due, enqueue_due
@@ -79,6 +79,48 @@ async def test_a_task_missed_for_long_is_made_up_for_once(resources: Resources) 
     for _ in range(3):
         await enqueue_due(resources, TASK, 60)
     assert await waiting(resources) == 1
+
+
+async def set_status(resources: Resources, status: str) -> None:
+    """Of all jobs but those that failed, each of which has its reason."""
+    table = "procrastinate_jobs" if resources.database.is_postgresql else "embedded_jobs"
+    async with resources.database.transaction() as session:
+        change = f"UPDATE {table} SET status = '{status}' WHERE status <> 'failed' RETURNING id"
+        ids = (await session.scalars(text(change))).all()
+        if status == "failed":
+            failed_at = datetime.now(UTC)
+            session.add_all(JobFailure(job_id=i, reason="x", failed_at=failed_at) for i in ids)
+
+
+@pytest.mark.parametrize("status", ["todo", "doing"])
+async def test_a_task_is_not_enqueued_while_a_job_of_it_waits_or_runs(
+    resources: Resources, status: str
+) -> None:
+    """Such as one that waits for a store that is away for days."""
+    for task in (TASK, "test.other"):
+        await enqueue_due(resources, task, 3600)
+    await make_due(resources)
+    await enqueue_due(resources, TASK, 3600)
+    await set_status(resources, status)
+    await make_due(resources)
+    await enqueue_due(resources, TASK, 3600)
+    assert await resources.jobs.counts() == {status: 1}
+    await enqueue_due(resources, "test.other", 3600)
+    assert sum((await resources.jobs.counts()).values()) == 2
+
+
+async def test_a_job_that_failed_makes_way_for_the_next(resources: Resources) -> None:
+    """A task that always fails would fill the list of them, and none is worth another try."""
+    await enqueue_due(resources, TASK, 3600)
+    async with resources.database.transaction() as session:
+        await resources.jobs.enqueue(session, "test.other")
+    for _ in range(2):
+        await make_due(resources)
+        await enqueue_due(resources, TASK, 3600)
+        await set_status(resources, "failed")
+    assert await resources.jobs.counts() == {"failed": 2}
+    async with resources.database.transaction() as session:
+        assert len((await session.scalars(select(JobFailure))).all()) == 2
 
 
 async def test_the_web_process_runs_scheduled_tasks_where_it_runs_jobs(

@@ -16,7 +16,9 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-QUEUE_CONNECTIONS = 2  # of a worker's: to hear of new jobs, and for heartbeat, rescue and schedule
+# Of a worker's, beside one for each job that runs: one that hears of new jobs and belongs to no
+# pool, and one more in the queue's pool, for heartbeat, rescue and looks.
+QUEUE_CONNECTIONS = 2
 
 # `reserved_connections` is of PostgreSQL 16; -1 is no limit.
 AVAILABLE = text(

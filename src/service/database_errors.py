@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # A conflict of transactions (40) is none of it: the caller decides on that.
 AWAY_STATES = ("08", "53", "57", "58", "55P03", "25P03")
 READ_ONLY = "25006"
+QUERY_CANCELED = "57014"
 AWAY_SQLITE = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -48,6 +49,14 @@ class DatabaseUnavailable(Unavailable):
     """The database is away, busy or too slow; `silent` where a statement waited in vain."""
 
     silent = False
+
+
+class StatementTooLong(DatabaseUnavailable):
+    """The server ended a statement at its time limit: it is too busy, or there is too much to do
+    for one statement, which is the same the next time."""
+
+    def __init__(self) -> None:
+        super().__init__("The database took too long. Try again shortly.")
 
 
 def is_away(error: BaseException) -> bool:
@@ -123,7 +132,8 @@ def _unavailable(error: Exception, *, silent: bool = False) -> DatabaseUnavailab
     name = type(driver_error).__name__
     text = f"{name}: {driver_error}".strip(": ")
     log.warning("database_unavailable", extra={"error": text, "seldom": name})
-    unavailable = DatabaseUnavailable()
+    too_long = _state(driver_error) == QUERY_CANCELED
+    unavailable = StatementTooLong() if too_long else DatabaseUnavailable()
     unavailable.silent = silent
     return unavailable
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from fastapi import Header
 from pydantic import AfterValidator
-from sqlalchemy import LargeBinary, String, Text, delete, select
+from sqlalchemy import LargeBinary, String, Text, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from service.database import Base, UtcDateTime
 from service.errors import ServiceError
 from service.jobs import Job, Task
+from service.removal import remove
 from service.resources import Resources
 from service.texts import Matching
 
@@ -131,9 +132,8 @@ async def keep(
 
 async def expire(resources: Resources, job: Job) -> None:
     """Forget old answers."""
-    before = datetime.now(UTC) - KEPT
-    async with resources.database.transaction() as session:
-        await session.execute(delete(FirstAnswer).where(FirstAnswer.created_at < before))
+    old = FirstAnswer.created_at < datetime.now(UTC) - KEPT
+    await remove(resources.database, FirstAnswer, old)
 
 
 TASKS = (Task("idempotency.expire", expire, every_seconds=EXPIRY_SECONDS),)

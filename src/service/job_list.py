@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, cast, delete, select, text, update
+from sqlalchemy import ColumnElement, String, cast, delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import tracing
 from service.database import Database
@@ -23,7 +24,7 @@ CARRIED = {*ORIGIN, tracing.TRACEPARENT}  # of no interest to who looks at a job
 
 @dataclass(frozen=True)
 class ListedJob:
-    """`at` is when it failed, or when it is to run; None: at once. `attempts` are those used up."""
+    """`at` is when it failed, or may run from; None: it is new. `attempts` are those used up."""
 
     id: int
     task: str
@@ -75,7 +76,7 @@ class JobList:
     async def retry(self, ids: Sequence[int]) -> set[int]:
         """Have failed jobs run again, with all their attempts; returns those that were failed."""
         if self.on_postgresql:
-            fresh: dict[str, Any] = {"worker_id": None, "scheduled_at": None}
+            fresh: dict[str, Any] = {"worker_id": None, "scheduled_at": func.now()}
         else:
             fresh = {"run_at": datetime.now(UTC)}
         statement = update(self._jobs).values(status="todo", attempts=0, **fresh)
@@ -97,14 +98,30 @@ class JobList:
         async with self.database.reading() as connection:
             return list(await connection.scalars(query))
 
-    async def _change(self, statement: Any, ids: Sequence[int]) -> set[int]:
+    async def make_way(self, session: AsyncSession, task: str) -> bool:
+        """Whether no job of a task waits or runs; then those of it that failed are removed."""
         jobs = self._jobs.c
+        name = jobs.task_name if self.on_postgresql else jobs.task
+        found = (await session.execute(select(jobs.id, self._status).where(name == task))).all()
+        if any(status in ("todo", "doing") for _, status in found):
+            return False
+        await self._change_failed(session, delete(self._jobs), [number for number, _ in found])
+        return True
+
+    async def _change(self, statement: Any, ids: Sequence[int]) -> set[int]:
         async with self.database.transaction() as session:
-            which = statement.where(jobs.id.in_(ids), self._status == "failed").returning(jobs.id)
-            changed = set((await session.scalars(which)).all())
-            await session.execute(delete(JobFailure).where(JobFailure.job_id.in_(changed)))
+            changed = await self._change_failed(session, statement, ids)
             if self.on_postgresql:
                 await session.execute(text(f"SELECT {WAKE}"))
+        return changed
+
+    async def _change_failed(
+        self, session: AsyncSession, statement: Any, ids: Sequence[int]
+    ) -> set[int]:
+        jobs = self._jobs.c
+        which = statement.where(jobs.id.in_(ids), self._status == "failed").returning(jobs.id)
+        changed = set((await session.scalars(which)).all())
+        await session.execute(delete(JobFailure).where(JobFailure.job_id.in_(changed)))
         return changed
 
 

@@ -58,7 +58,7 @@ WITH lost AS (
 ), freed AS (
     UPDATE procrastinate_jobs AS job
     SET status = 'todo', worker_id = NULL, abort_requested = false,
-        attempts = attempts + 1, scheduled_at = NULL
+        attempts = attempts + 1, scheduled_at = now()
     FROM lost WHERE job.id = lost.id RETURNING job.id, job.task_name
 )
 SELECT id, task_name, {WAKE} FROM freed

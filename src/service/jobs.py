@@ -17,7 +17,6 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
-    Select,
     String,
     column,
     event,
@@ -33,6 +32,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service import metrics, tracing
 from service.database import Base, Database, UtcDateTime
+from service.database_errors import StatementTooLong
 from service.errors import Unavailable
 from service.logs import Redactor, request_id, trace_id
 
@@ -40,15 +40,18 @@ log = logging.getLogger(__name__)
 
 QUEUE = "default"
 OUTCOMES = ("done", "retried", "delayed", "failed")
+STATUSES = ("todo", "doing", "failed")  # those that are done are deleted
+MOST_COUNTED = 10_000  # with a status: every web worker counts, also when a million wait
 ORIGIN = {"request_id": request_id, "trace_id": trace_id}  # go with a job, for its log lines
 # Nobody is woken by a job that becomes free, only by a new one; hence the word to all workers.
 WAKE = f'pg_notify(\'procrastinate_queue_v1#{QUEUE}\', \'{{"type": "job_inserted", "job_id": 0}}\')'
 # Of those that wait for nothing but a worker: the first of the new ones, whose time is an event's,
-# and the one that was to be tried again first.
+# and the one that was first to be tried again, by itself, by hand or by another worker.
 OLDEST = text("""
     SELECT extract(epoch FROM now() - least(
         (SELECT min(at) FROM procrastinate_events WHERE type = 'deferred' AND job_id = (
-            SELECT min(id) FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at IS NULL)),
+            SELECT id FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at IS NULL
+            ORDER BY scheduled_at, id LIMIT 1)),  -- as their index has it
         (SELECT min(scheduled_at) FROM procrastinate_jobs
             WHERE status = 'todo' AND scheduled_at <= now())
     ))
@@ -57,6 +60,7 @@ MAX_DELAY_SECONDS = 3600
 MAX_REASON_CHARACTERS = 500
 OUTAGE_DELAY_SECONDS = 5
 UNKNOWN_DELAY_SECONDS = 60
+TOO_LONG_DELAY_SECONDS = 60  # the database may be too busy for it, for a while
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,11 @@ class Task:
     """What to do for a job. `give_up` records the end of one that failed every time.
 
     Both may run more than once for a job, and both may raise `Unavailable`: what a task needs being
-    away is not the job's fault, so it waits until that is back and uses up no attempt. `outages`
-    are errors that say the same of all jobs, and are told once. With `every_seconds` the task is
-    also enqueued that often, without arguments.
+    away is not the job's fault, so it waits until that is back and uses up no attempt. But
+    `StatementTooLong` does use one up: it may be the task that asks for too much. `outages` are
+    errors that say the same of all jobs, and are told once. With `every_seconds` the task is also
+    enqueued that often, without arguments, unless one of it waits or runs; what failed of it goes
+    then.
     """
 
     name: str
@@ -132,16 +138,17 @@ async def _execute(task: Task, resources: Any, job: Job) -> Outcome:
         if job.attempt > task.max_attempts:
             raise JobAbandoned(job.attempt - 1)
         await task.run(resources, job)
-    except Unavailable as error:
-        tracing.failed(error)
-        return _delayed(task, extra, error)
     except Exception as error:
         tracing.failed(error)
+        too_long = isinstance(error, StatementTooLong)
+        if isinstance(error, Unavailable) and not too_long:
+            return _delayed(task, extra, error)
         if job.attempt < task.max_attempts:
             seldom = {"seldom": f"{task.name} {error}"} if isinstance(error, task.outages) else {}
             log.warning("job_retried", extra=extra | seldom, exc_info=error)
             metrics.JOBS_DONE.labels(task.name, "retried").inc()
-            return Outcome("again", task.delay_seconds(job.attempt))
+            least_seconds = TOO_LONG_DELAY_SECONDS if too_long else 0
+            return Outcome("again", max(task.delay_seconds(job.attempt), least_seconds))
         return await _give_up(task, resources, job, error)
     log.info("job_done", extra=extra)
     metrics.JOBS_DONE.labels(task.name, "done").inc()
@@ -222,6 +229,15 @@ procrastinate_jobs = table(
 )
 
 
+def counting(table: str) -> str:
+    """A statement for (status, how many jobs have it)."""
+    return " UNION ALL ".join(
+        f"SELECT '{status}', count(*) FROM"  # noqa: S608
+        f" (SELECT id FROM {table} WHERE status = '{status}' LIMIT {MOST_COUNTED}) AS some_of_them"
+        for status in STATUSES
+    )
+
+
 class Jobs:
     """The queue, seen from who enqueues. `arrived` wakes the embedded runner."""
 
@@ -245,15 +261,11 @@ class Jobs:
         event.listen(session.sync_session, "after_commit", lambda _: self.arrived.set(), once=True)
 
     async def counts(self) -> dict[str, int]:
-        """Jobs by status; finished ones are deleted and not among them."""
-        status: Any = procrastinate_jobs.c.status
-        source: Select[Any] = select(func.cast(status, String), func.count())
-        if not self.database.is_postgresql:
-            status = EmbeddedJob.status
-            source = select(status, func.count())
+        """Jobs by status, of each MOST_COUNTED at most; a status that none has is not there."""
+        table = "procrastinate_jobs" if self.database.is_postgresql else "embedded_jobs"
         async with self.database.reading() as connection:
-            rows = await connection.execute(source.group_by(status))
-            return {row[0]: row[1] for row in rows}
+            rows = await connection.execute(text(counting(table)))
+            return {status: number for status, number in rows if number}
 
     async def oldest_seconds(self) -> float:
         """For how long a job has been waiting that could run, 0 where none is."""

@@ -93,7 +93,12 @@ POOL_SIZE = Gauge(
 POOL_IN_USE = Gauge(
     "service_database_pool_in_use", "Connections requests hold", multiprocess_mode="livesum"
 )
-JOBS = Gauge("service_jobs", "Jobs in the queue", ["status"], multiprocess_mode="livemostrecent")
+JOBS = Gauge(
+    "service_jobs",
+    "Jobs in the queue, of each status; 10000 are those or more",
+    ["status"],
+    multiprocess_mode="livemostrecent",
+)
 JOBS_OLDEST = Gauge(
     "service_jobs_oldest_seconds",
     "How long the oldest job has waited that could run",

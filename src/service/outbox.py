@@ -38,7 +38,7 @@ class Mail(Base):
     recipient: Mapped[str] = mapped_column(String(320))
     subject: Mapped[str] = mapped_column(String(200))
     text: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     refused: Mapped[str | None] = mapped_column(String(200))
 
@@ -112,7 +112,7 @@ async def expire(resources: Resources, job: Job) -> None:
     """Remove old mails that were sent or refused; one that still has to go stays."""
     ended = or_(Mail.sent_at.is_not(None), Mail.refused.is_not(None))
     old = Mail.created_at < datetime.now(UTC) - KEPT
-    removed = await remove(resources.database, Mail.key, and_(ended, old))
+    removed = await remove(resources.database, Mail, and_(ended, old))
     log.info("mails_removed", extra={"count": removed})
 
 

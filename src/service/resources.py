@@ -23,7 +23,7 @@ from service.database import Database, open_database
 from service.fanout import Fanout, open_fanout
 from service.health import Health
 from service.heartbeat import make_heartbeat
-from service.jobs import Jobs
+from service.jobs import STATUSES, Jobs
 from service.limits import Limits
 from service.mail import Mailer
 from service.middleware import RequestLayer
@@ -218,13 +218,11 @@ def refresh_gauges(resources: Resources, layer: RequestLayer) -> None:
 async def count_jobs(resources: Resources, health: Health) -> None:
     """Keep the queue's gauges fresh; a database that is away leaves them as they are."""
     database = health.watches["database"]
-    statuses: set[str] = {"todo", "doing", "failed"}
     while True:
         if health.passes(database):  # else every try would write another line about the outage
             with contextlib.suppress(Exception):
                 counts = await resources.jobs.counts()
-                statuses |= set(counts)
-                for status in statuses:
+                for status in STATUSES:
                     metrics.JOBS.labels(status).set(counts.get(status, 0))
                 metrics.JOBS_OLDEST.set(await resources.jobs.oldest_seconds())
         await asyncio.sleep(JOB_COUNT_SECONDS)

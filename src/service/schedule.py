@@ -1,7 +1,8 @@
 """Tasks that run every so often: once for all processes together, not once in each.
 
 A row says when a task is due. Whoever moves it on enqueues the job in the same transaction, so of
-many that look at the same moment one does; and no job piles up while nobody is there to run it.
+many that look at the same moment one does; and no job piles up while nobody is there to run it, or
+behind one that does not end: there is one of each task at most, and one that failed makes way.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, UtcDateTime
 from service.errors import Unavailable
+from service.job_list import JobList
 from service.jobs import Task
 from service.resources import Resources
 
@@ -46,13 +48,14 @@ async def enqueue_forever(resources: Resources, tasks: Collection[Task]) -> None
 
 
 async def enqueue_due(resources: Resources, task: str, every_seconds: float) -> None:
-    """Enqueue a task if it is due. One that was never seen before is due after its first pause."""
+    """Enqueue a task if it is due, and none of it waits or runs. One that was never seen before is
+    due after its first pause."""
     now = datetime.now(UTC)
     following = now + timedelta(seconds=every_seconds)
     move_on = update(Due).where(Due.task == task, Due.due_at <= now).values(due_at=following)
     first = resources.database.insert(Due).values(task=task, due_at=following)
     async with resources.database.transaction() as session:
-        if (await session.execute(move_on.returning(Due.task))).scalar_one_or_none():
-            await resources.jobs.enqueue(session, task)
-        else:
+        if not (await session.execute(move_on.returning(Due.task))).scalar_one_or_none():
             await session.execute(first.on_conflict_do_nothing())
+        elif await JobList(resources.database).make_way(session, task):
+            await resources.jobs.enqueue(session, task)

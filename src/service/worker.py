@@ -179,7 +179,7 @@ class Worker:
             libpq_url(self.settings),
             kwargs={"connect_timeout": self._connect_seconds, **CONNECTION},
             min_size=1,
-            max_size=concurrency + QUEUE_CONNECTIONS,
+            max_size=concurrency + QUEUE_CONNECTIONS - 1,
             timeout=POOL_SECONDS,
             reconnect_timeout=POOL_SECONDS,
             check=AsyncConnectionPool.check_connection,

@@ -11,11 +11,13 @@ from typing import Any
 from uuid import UUID
 
 import httpx2 as httpx
+import psycopg
 import pytest
 
 from api import running_api
 from mail_server import MailServer, mail_server
 from servers import Postgresql, Worker, clean_environment, free_port, run_service, wait_until
+from service.connections import QUEUE_CONNECTIONS
 from service.database import open_database
 from service.jobs import Jobs
 from service.logs import request_id
@@ -122,6 +124,28 @@ def test_the_queue_is_asked_single_statements_without_a_transaction_around_each(
         return query
 
     wait_until(lambda: "procrastinate_fetch_job" in last())
+
+
+def test_the_queue_of_a_worker_has_no_more_connections_than_are_counted(rig: Rig) -> None:
+    """Also when all that may be done at once waits for the database."""
+    opened = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = 'service-worker' AND datname = current_database()"
+    )
+    concurrency = 2
+    rig.worker(JOB_CONCURRENCY=str(concurrency))
+    for name in range(concurrency):
+        rig.enqueue("test.last", name=name, seconds=1)
+    wait_until(lambda: len(rig.notes) == concurrency)
+    counted = concurrency + QUEUE_CONNECTIONS
+    with psycopg.connect(rig.url) as lock:
+        # The ends of jobs wait, the rescue of others, and the heartbeat.
+        lock.execute("LOCK procrastinate_jobs, procrastinate_workers")
+        wait_until(lambda: len(rig.notes) == 2 * concurrency)
+        wait_until(lambda: int(rig.psql(opened)) >= counted)
+        time.sleep(2)  # each of them looks again
+        assert int(rig.psql(opened)) == counted
+    rig.wait_until_done()
 
 
 def test_the_log_lines_of_a_job_carry_the_id_of_its_request(rig: Rig) -> None:

@@ -23,8 +23,8 @@ async def clean_up(resources: Resources, job: Job) -> None:
     old = Account.created_at < now - timedelta(days=UNCONFIRMED_DAYS)
     database = resources.database
     removed = {
-        "logins": await remove(database, Token.digest, Token.expires_at < now),
-        "keys": await remove(database, ApiKey.id, ended),
-        "accounts": await remove(database, Account.id, Account.confirmed_at.is_(None) & old),
+        "logins": await remove(database, Token, Token.expires_at < now),
+        "keys": await remove(database, ApiKey, ended),
+        "accounts": await remove(database, Account, Account.confirmed_at.is_(None) & old),
     }
     log.info("accounts_cleaned_up", extra=removed)

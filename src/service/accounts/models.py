@@ -3,10 +3,12 @@
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import ForeignKey, LargeBinary, String
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, UtcDateTime
+
+IS_UNCONFIRMED = text("confirmed_at IS NULL")
 
 
 class Account(Base):
@@ -20,6 +22,15 @@ class Account(Base):
     stamp: Mapped[str] = mapped_column(String(32))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    __table_args__ = (
+        Index(
+            "ix_accounts_unconfirmed_created_at",
+            "created_at",
+            postgresql_where=IS_UNCONFIRMED,
+            sqlite_where=IS_UNCONFIRMED,
+        ),
+    )
 
 
 class Token(Base):
@@ -49,5 +60,5 @@ class ApiKey(Base):
     ending: Mapped[str] = mapped_column(String(4))
     may_write: Mapped[bool]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
