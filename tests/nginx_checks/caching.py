@@ -133,11 +133,12 @@ def only_one_waits_while_an_answer_is_renewed(site: Site) -> None:
     path = path_with(site, BRIEF)
     old = site.nginx.ask(path)
     time.sleep(EXPIRY_SECONDS)
-    site.echo.answers[path] = Answer(200, (("Cache-Control", PUBLIC),), b"new", delay_seconds=1.5)
+    site.echo.answers[path] = Answer(200, (("Cache-Control", PUBLIC),), b"new", delay_seconds=8)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(site.nginx.ask, path)
         wait_until(lambda: site.echo.begun[path] == 2)
         others = [site.nginx.ask(path).text for _ in range(5)]
+        site.echo.release(path)
         assert set(others) == {old.text}
         assert first.result().text == "new"
     assert site.nginx.ask(path).text == "new"
