@@ -20,6 +20,7 @@ from chaos.clients import running_clients
 CLIENTS_EACH = 2
 EVERY_SECONDS = 0.5
 PROBE_SECONDS = 0.2
+TICK_SECONDS = 0.05
 PATIENCE_SECONDS = 30.0  # more than any bound: what takes longer counts as no answer
 KINDS = ("me", "list", "public", "upload", "download", "login", "socket")
 PROBES = ("/health/live", "/health/ready", "/health")
@@ -59,6 +60,7 @@ class Asking:
     person: Person
     answers: list[Answer] = field(default_factory=list)
     accepted: int = 0
+    late: list[tuple[float, float]] = field(default_factory=list)  # when, and by how many seconds
 
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
@@ -83,8 +85,21 @@ class Asking:
         """Answers to what was asked from then on."""
         return [answer for answer in tuple(self.answers) if answer.began >= began]
 
+    def latest_since(self, began: float) -> float:
+        """By how many seconds these clients were late themselves, once, as all was that runs here:
+        an answer may have taken that much longer than the service did."""
+        return max((late for at, late in tuple(self.late) if at >= began), default=0.0)
+
+    async def _tick(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            self.late.append((now, now - began - TICK_SECONDS))
+
     async def _ask_all(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick())
             for kind in self.kinds:
                 for _ in range(CLIENTS_EACH):
                     group.create_task(self._ask(kind))

@@ -161,6 +161,7 @@ class Observed:
         well = max((a.began + a.seconds for a in wrong), default=self.back) - self.back
         lines = self.service.lines(self.began_at)
         told = {path: _told(during, path, self.began + TOLD_SECONDS) for path in PROBES}
+        self.late = self.asking.latest_since(self.began)
         self._judge_answers(self.asking.since(self.began))
         self._judge_health(told, well)
         self._judge_what_is_left(lines)
@@ -169,6 +170,7 @@ class Observed:
             "requests": sum(answer.kind in KINDS for answer in during),
             **_columns("reads", [a for a in during if a.kind in READS]),
             **_columns("writes", [a for a in during if a.kind in WRITES]),
+            "late s": round(self.late, 2),
             "ready": " ".join(map(str, told["/health/ready"])),
             "health": " ".join(map(str, told["/health"])),
             "lines": len([line for line in lines if line["level"] != "info"]),
@@ -192,7 +194,7 @@ class Observed:
             before = [a.seconds for a in self.asking.answers if self._is_before(a, kind)]
             # The machine may be slow once; what hangs hangs for both clients of a kind.
             slowest = min(nlargest(2, (answer.seconds for answer in answers)), default=math.inf)
-            if slowest > self.way.seconds + BUSY * max(before):
+            if slowest > self.way.seconds + BUSY * max(before) + self.late:
                 self.problems.append(f"{kind}: {slowest:.1f} s, before {max(before):.1f}")
 
     def _is_right(self, answer: Answer) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import socket
 import struct
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     content_type: str = "application/json"
-    delay_seconds: float = 0
+    delay_seconds: float = 0  # unless it is released before
     resets: int = 0  # how many times the connection is cut instead, once the request has been read
 
 
@@ -69,6 +70,7 @@ class Echo:
     draining: bool = False
     begun: Counter[str] = field(default_factory=Counter)  # heads, by path
     sent: set[str] = field(default_factory=set)  # paths whose answer has gone out whole
+    _released: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -111,6 +113,14 @@ class Echo:
             await self._stop_listening()
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)
+
+    def release(self, path: str) -> None:
+        """Answer now, and from now on, what would be answered after a delay."""
+
+        def set_it() -> None:
+            self._released[path].set()
+
+        self._loop.call_soon_threadsafe(set_it)
 
     @property
     def open_connections(self) -> int:
@@ -167,7 +177,9 @@ class Echo:
     ) -> bool:
         answer = self.answers.get(request.path, Answer())
         if answer.delay_seconds:
-            await asyncio.sleep(answer.delay_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(answer.delay_seconds):
+                    await self._released[request.path].wait()
         if answer.resets:
             answer.resets -= 1
             connection: Any = writer.get_extra_info("socket")

@@ -13,6 +13,11 @@ from pictures import halves, saved
 from servers import Postgresql, RedisServer, Web, Worker
 
 PHOTOGRAPH = saved(halves((900, 600)), "JPEG")
+# For what can be undone only for some seconds.
+SLOW_TIMERS = """() => {
+    const begin = window.setTimeout
+    window.setTimeout = (act, wait) => begin(act, wait < 5000 ? wait : 10 * wait)
+}"""
 DAMAGED = b"\x89PNG\r\n\x1a\n and no more"
 
 

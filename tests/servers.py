@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -84,6 +85,23 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 30, every: floa
         if time.monotonic() > end:
             raise TimeoutError(f"not true within {seconds} s: {condition}")
         time.sleep(every)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of CPU since it began."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_cpu_seconds(pid: int) -> float:
+    """What it takes in a second in which it has nothing to do: the median of five, as its start may
+    not be over in the first of them."""
+    taken = []
+    for _ in range(5):
+        before = cpu_seconds(pid)
+        time.sleep(1)
+        taken.append(cpu_seconds(pid) - before)
+    return statistics.median(taken)
 
 
 def whole_lines(log: str) -> list[str]:

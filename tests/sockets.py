@@ -55,7 +55,7 @@ async def serving(settings: Settings, **more: Any) -> AsyncIterator[tuple[Api, i
 
     app = create_app(settings, open_resources=opening)
     async with served(app, lifespan="on", **more) as port:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield Api(client, opened[0], app), port
         app.lifecycle.begin_drain()
 

@@ -545,7 +545,7 @@ def test_health_does_not_wait_for_ever(run: Run) -> None:
         began = time.monotonic()
         done = run("health", BIND=f"127.0.0.1:{silent.getsockname()[1]}")
     assert done.returncode == 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_health_does_not_listen_for_ever(run: Run) -> None:
@@ -569,7 +569,7 @@ def test_health_does_not_listen_for_ever(run: Run) -> None:
         stopped.set()
         thread.join()
     assert done.returncode == 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_health_costs_little(tmp_path: Path) -> None:
@@ -585,7 +585,8 @@ def test_health_costs_little(tmp_path: Path) -> None:
             spent[name].append(usage.ru_utime + usage.ru_stime)
     medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
     assert medians["health"] <= 3 * medians["python"], medians
-    assert min(spent["health"]) <= 0.025
+    least = {name: min(seconds) for name, seconds in spent.items()}
+    assert least["health"] <= 2.5 * least["python"], least
 
 
 def test_health_imports_nothing_heavy(run: Run) -> None:

@@ -15,6 +15,7 @@ import pytest
 import uvloop
 from uvicorn.config import Config
 
+from service import lifecycle
 from service.lifecycle import DrainingServer, Lifecycle, duplicates
 
 pytestmark = pytest.mark.anyio
@@ -267,9 +268,12 @@ async def test_the_lifespan_ends_after_the_last_request() -> None:
         assert served.app.closed
 
 
-async def test_a_connection_accepted_but_not_read_is_answered() -> None:
+async def test_a_connection_accepted_but_not_read_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It came in just before the listener closed; its request arrives just after."""
-    async with serving(drain_seconds=0.4) as served:
+    monkeypatch.setattr(lifecycle, "ACCEPTED_UNREAD_SECONDS", 10)
+    async with serving(drain_seconds=2) as served:
         served.terminate()
         await served.draining()
         client = await served.connect()

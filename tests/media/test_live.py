@@ -307,9 +307,15 @@ async def test_sockets_of_an_account_are_told_by_one_read(
         reads.append(revision)
         return await since(resources, account_id, revision)
 
-    since = revisions.since
+    async def noting(room: Any, listener: Any) -> None:
+        await tell(room, listener)
+        at_rest.append(listener)
+
+    since, tell = revisions.since, rooms.Room._tell
+    at_rest: list[Any] = []
+    monkeypatch.setattr(rooms.Room, "_tell", noting)
     async with listening(port, bearer) as one, listening(port, bearer) as other:
-        await asyncio.sleep(0.3)  # both have read what there was
+        await until(lambda: len(at_rest) == 2)  # both have read what there was
         monkeypatch.setattr(revisions, "since", counting)
         await api.upload(bearer)
         assert await told(one) == await told(other)

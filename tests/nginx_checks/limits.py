@@ -9,6 +9,7 @@ from contextlib import ExitStack  # media
 from echo import Answer
 from nginx import Site
 from nginx_checks import new_client, new_path
+from servers import wait_until
 
 KIB = 1024
 UPLOAD_BYTES = 16 * KIB * KIB + 64 * KIB  # media
@@ -107,7 +108,7 @@ def ipv6_clients_are_counted_by_network(site: Site) -> None:
 def a_client_has_so_many_requests_at_once(site: Site) -> None:
     """128, as many as one HTTP/2 connection can ask."""
     client, path = new_client(), new_path("/static/slow-")
-    site.echo.answers[path] = Answer(delay_seconds=12)
+    site.echo.answers[path] = Answer(delay_seconds=20)
 
     def ask(headers: dict[str, str]) -> int:
         return site.nginx.ask(path, headers=headers).status_code
@@ -115,6 +116,9 @@ def a_client_has_so_many_requests_at_once(site: Site) -> None:
     with ThreadPoolExecutor(161) as threads:
         same = [threads.submit(ask, client) for _ in range(160)]
         other = threads.submit(ask, new_client())
+        asking = [*same, other]
+        wait_until(lambda: site.echo.begun[path] + sum(each.done() for each in asking) == 161)
+        site.echo.release(path)
         answers = [future.result() for future in same]
         assert (answers.count(200), answers.count(429)) == (128, 32)
         assert other.result() == 200

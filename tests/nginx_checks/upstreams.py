@@ -31,7 +31,7 @@ def nginx_closes_idle_connections_first(site: Site) -> None:
     path = new_path("/idle-")
     site.nginx.ask(path)
     begun = time.monotonic()
-    wait_until(lambda: site.echo.open_connections == 0, seconds=5.5)
+    wait_until(lambda: site.echo.open_connections == 0, seconds=10)
     assert time.monotonic() - begun > 2
 
 
@@ -71,11 +71,11 @@ def a_slow_request_is_not_asked_twice(site: Site) -> None:
     """With SHORT_READ; and it takes nobody out either."""
     path = new_path("/slow-")
     for echo in (site.echo, site.second):
-        echo.answers[path] = Answer(delay_seconds=8)
+        echo.answers[path] = Answer(delay_seconds=14)
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(site.nginx.ask, [path] * 4))
-    assert 4 < time.monotonic() - begun < 7
+    assert 4 < time.monotonic() - begun < 9.5
     for answer in answers:
         assert_problem(answer, 504)
     assert asked(site, path) == 4

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from browser import SCHEMES, WIDTHS, Tab, assert_accessible, assert_painted_at_once, screenshot
+from conftest import PATIENT
 from deployments import migrate
 from nginx import Nginx, available
 from servers import Postgresql, RedisServer, Web, require, run_service, wait_until
@@ -76,6 +77,7 @@ def environment(
         "SHUTDOWN_DRAIN_SECONDS": "8",
         "SHUTDOWN_GRACE_SECONDS": "20",
     }
+    environment |= {name.upper(): str(value) for name, value in PATIENT.items()}
     migrate(environment, tmp_path)
     return environment
 

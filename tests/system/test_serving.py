@@ -19,6 +19,7 @@ import pytest
 
 from conftest import require
 from servers import Web, children, find_program, free_port, has_ended, make_certificate, wait_until
+from service.master import UNREACHABLE_SECONDS
 from system.health_faults import UnixConnection
 from traffic import Traffic
 
@@ -214,11 +215,11 @@ def test_on_a_unix_socket_the_proxys_word_is_taken_for_the_client(
     """The access log names the client, not the proxy."""
     path = tmp_path / "app.sock"
     web = make_web(embedded_environment | {"BIND": f"unix:{path}"}, wait=None)
-    wait_until(path.exists)
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+    wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=30) as client:
         headers = {"X-Forwarded-For": "192.0.2.7"}
-        assert client.get("http://localhost/nowhere", headers=headers).status_code == 404
-    [event] = wait_until(lambda: web.events("request"))
+        assert client.get("http://localhost/from-a-client", headers=headers).status_code == 404
+    [event] = wait_until(lambda: [e for e in web.events("request") if "client" in e["path"]])
     assert event["client"] == "192.0.2.7"
     web.stop(signal.SIGTERM)
     assert not path.exists()
@@ -234,7 +235,7 @@ def test_a_peers_proxy_is_served_and_not_believed(
     web = make_web(embedded_environment | peers, wait=None)
     wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
     headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
-    answer = httpx.get(f"http://127.0.0.1:{port}/from-a-peer", headers=headers)
+    answer = httpx.get(f"http://127.0.0.1:{port}/from-a-peer", headers=headers, timeout=30)
     assert answer.status_code == 404
     [event] = wait_until(lambda: [e for e in web.events("request") if "peer" in e["path"]])
     assert event["client"] == "127.0.0.1"
@@ -251,11 +252,22 @@ def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before
     web.send_signal(signal.SIGTERM)
     wait_until(lambda: len(web.events("worker_draining")) == 2)
     answers = set()
+    answered = time.monotonic()
+
+    def stood_still() -> bool:
+        """Whether the machine did, for so long that the end may have come as well."""
+        return time.monotonic() - answered > UNREACHABLE_SECONDS / 2
+
     while path.exists():
-        with contextlib.suppress(FileNotFoundError):  # as it may have gone just now
+        try:
             answers.add(ask_at(path))
+            answered = time.monotonic()
+        except FileNotFoundError:
+            continue  # it has gone just now
+        except ConnectionError:
+            assert stood_still()
     assert answers == {(404, "close")}
-    assert web.events("worker_stopped") == []
+    assert stood_still() or web.events("worker_stopped") == []
     assert web.stop(signal.SIGTERM) == 0
     assert not path.exists()
 
@@ -439,12 +451,11 @@ def test_new_requests_are_served_while_draining(
     signalled = time.monotonic()
     wait_until(lambda: len(web.events("worker_draining")) == 2)
     served = 0
-    while time.monotonic() - signalled < 2:
+    while served <= 5 or time.monotonic() - signalled < 2:
         with Conversation(web.port) as conversation:
             status, headers = conversation.ask()
             assert (status, headers["connection"]) == (200, "close")
             served += 1
-    assert served > 5
     wait_until(lambda: not accepts(web.port))
 
 
@@ -491,16 +502,28 @@ def test_ctrl_c_at_the_terminal_ends_without_an_error(
     assert "Traceback" not in web.log
 
 
+UNHURRIED = """
+exec(compile(open({config!r}).read(), {config!r}, "exec"))
+_shipped = post_worker_init
+def post_worker_init(worker):
+    _shipped(worker)
+    from service import lifecycle
+    lifecycle.SHUTDOWN_MARGIN_SECONDS = 8
+"""
+
+
 def test_a_request_that_never_ends_is_ended_within_the_grace_time(
-    make_web: MakeWeb, embedded_environment: Environment
+    make_web: MakeWeb, embedded_environment: Environment, tmp_path: Path
 ) -> None:
-    """And the service with it, in order."""
-    grace = {"SHUTDOWN_DRAIN_SECONDS": "0.5", "SHUTDOWN_GRACE_SECONDS": "5"}
-    web = make_web(embedded_environment | grace)
+    """And the service with it, in order, for which there is much time here."""
+    config = tmp_path / "unhurried.py"
+    config.write_text(UNHURRIED.format(config=str(Web.config)))
+    grace = {"SHUTDOWN_DRAIN_SECONDS": "0.5", "SHUTDOWN_GRACE_SECONDS": "10"}
+    web = make_web(embedded_environment | grace, config=config)
     with in_the_middle_of_a_request(web):
         began = time.monotonic()
         assert web.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 11
     assert len(web.events("worker_stopped")) == 2, "resources were closed"
 
 
@@ -572,7 +595,7 @@ def test_a_slow_request_outlives_the_timeout_of_a_worker_that_is_recycled(
         "WEB_CONCURRENCY": "1",
         "MAX_REQUESTS": "10",
         "MAX_REQUESTS_JITTER": "0",
-        "WORKER_TIMEOUT_SECONDS": "2",
+        "WORKER_TIMEOUT_SECONDS": "4",
         "SHUTDOWN_GRACE_SECONDS": "3",
     }
     web = make_web(embedded_environment | short)
@@ -580,7 +603,7 @@ def test_a_slow_request_outlives_the_timeout_of_a_worker_that_is_recycled(
     with in_the_middle_of_a_request(web) as request:
         while not web.events("worker_draining"):
             assert web.status("/health/live") == 200
-        end = time.monotonic() + 5
+        end = time.monotonic() + 7
         while time.monotonic() < end:
             assert web.status("/health/live") == 200
             time.sleep(0.1)

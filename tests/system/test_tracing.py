@@ -120,7 +120,8 @@ def test_probes_have_no_span(site: Site) -> None:
     headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
     for path in ("/health", "/health/live", "/health/ready", "/health/startup", "/metrics"):
         for _ in range(4):
-            assert site.web.get(path, headers=headers).status_code == 200
+            # 503 where a worker has not seen the end of its first check.
+            assert site.web.get(path, headers=headers).status_code in (200, 503)
     # What each worker was asked later is there.
     later = [secrets.token_hex(16) for _ in range(40)]
     with ThreadPoolExecutor(16) as threads:

