@@ -74,6 +74,11 @@ def pre_fork(server: Any, worker: Any) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Leave root's groups, while that is still allowed."""
+    master.leave_groups(run_uid, run_gid)
+
+
 def post_worker_init(worker: Any) -> None:
     """A stack dump on the SIGABRT that ends a blocked worker."""
     import faulthandler

@@ -173,7 +173,8 @@ def test_every_number_is_the_settings_own(defaults: dict[str, Any]) -> None:
 
 def test_the_hooks_are_there(defaults: dict[str, Any]) -> None:
     """Reload, preloading, stack dumps and the count of workers that ended."""
-    assert {"on_starting", "pre_fork", "post_worker_init", "child_exit"} <= set(defaults["hooks"])
+    hooks = {"on_starting", "pre_fork", "post_fork", "post_worker_init", "child_exit"}
+    assert hooks <= set(defaults["hooks"])
 
 
 def test_on_a_unix_socket_the_proxy_is_believed(tmp_path: Path) -> None:
@@ -259,6 +260,12 @@ def test_an_unknown_user_is_a_wrong_configuration(tmp_path: Path) -> None:
 def test_an_unknown_group_is_a_wrong_configuration(tmp_path: Path) -> None:
     """As is an unknown user."""
     assert wrong(tmp_path, RUN_AS_GROUP="no-such-group").startswith("RUN_AS_GROUP (environment)")
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can change to another user")
+def test_a_user_of_no_known_group_needs_one(tmp_path: Path) -> None:
+    """It would be left with root's."""
+    assert wrong(tmp_path, RUN_AS_USER="54321").startswith("RUN_AS_GROUP (default)")
 
 
 def test_a_master_that_is_not_root_cannot_change_users(monkeypatch: pytest.MonkeyPatch) -> None:

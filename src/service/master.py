@@ -58,13 +58,31 @@ def user_id(settings: Settings) -> int:
 
 
 def group_id(settings: Settings) -> int:
-    """The group workers run as. Raises KeyError for a name this machine does not know."""
-    name = settings.run_as_group
-    return _number(name, lambda: grp.getgrnam(name).gr_gid) if name else os.getegid()
+    """The group workers run as; if none is set, the user's own. Raises KeyError for a name this
+    machine does not know, and for a user by number of whom it knows no group."""
+    if name := settings.run_as_group:
+        return _number(name, lambda: grp.getgrnam(name).gr_gid)
+    user = user_id(settings)
+    return os.getegid() if user == os.geteuid() else pwd.getpwuid(user).pw_gid
 
 
 def _number(name: str, find: Callable[[], int]) -> int:
     return int(name) if name.isdecimal() else find()
+
+
+def leave_groups(user: int, group: int) -> None:
+    """In a worker that is to become this user: it keeps none of the groups that root is in.
+
+    Gunicorn's own `initgroups` would leave it root's primary group, which it otherwise changes.
+    """
+    if user == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        os.setgroups([])
+    else:
+        os.initgroups(name, group)
 
 
 def machine_problems(loaded: Loaded) -> Iterator[Problem]:
@@ -87,14 +105,16 @@ def _user(settings: Settings) -> str:
 
 
 def _group(settings: Settings) -> str:
-    return _identity(lambda: group_id(settings), os.getegid())
+    if settings.run_as_group or not _user(settings):
+        return _identity(lambda: group_id(settings), os.getegid())
+    return ""  # the user's own, and of that user it is said what is wrong
 
 
 def _identity(wanted: Callable[[], int], own: int) -> str:
     try:
         allowed = wanted() == own or os.geteuid() == 0
     except KeyError:
-        return "a name that is not known here"
+        return "one that is not known here"
     return "" if allowed else "another one, and a master that is not root"
 
 

@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     run_as_user: fields.Text = ""
     """Workers change to this user"""
     run_as_group: fields.Text = ""
-    """Workers change to this group"""
+    """Workers change to this group; default: that of RUN_AS_USER"""
     certfile: fields.Text = ""
     """TLS certificate, where nginx does not end TLS"""
     keyfile: fields.Text = ""

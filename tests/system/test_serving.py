@@ -4,11 +4,14 @@ with clients connected all the while. A failed request is a failed test.
 
 import contextlib
 import os
+import pwd
 import resource
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -322,18 +325,32 @@ def test_with_a_certificate_it_speaks_https(
     assert "Cipher is (NONE)" in offered.stdout
 
 
+@pytest.fixture
+def open_environment(
+    embedded_environment: Environment, migrated_sqlite: Path
+) -> Iterator[Environment]:
+    """One that any user can serve in. Not in pytest's folder, which each of its runs closes."""
+    with tempfile.TemporaryDirectory(prefix="service-open-") as name:
+        directory = Path(name)
+        shutil.copy(migrated_sqlite, directory / "service.sqlite3")
+        (directory / "shm").mkdir()
+        for path in (directory, *directory.iterdir()):
+            path.chmod(0o777)
+        yield embedded_environment | {
+            "DATABASE_URL": f"sqlite:///{directory}/service.sqlite3",
+            "WORKER_TMP_DIR": f"{directory}/shm",
+            "UPLOAD_FOLDER": f"{directory}/uploads",
+            "SECRET_KEY": CANARY * 2,
+        }
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 def test_workers_of_another_user_keep_their_metrics(
-    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+    open_environment: Environment, make_web: MakeWeb
 ) -> None:
     """The master makes the directory, and merges what is left of them."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o777)
-    for path in (tmp_path / "service.sqlite3", tmp_path / "shm"):
-        path.chmod(0o777)
-    other = {"RUN_AS_USER": "65534", "RUN_AS_GROUP": "65534", "SECRET_KEY": CANARY * 2}
-    other |= {"UPLOAD_FOLDER": f"{tmp_path}/uploads"}
-    web = make_web(embedded_environment | other, prefix=("sh", "-c", 'umask 077; exec "$@"', "sh"))
+    other = {"RUN_AS_USER": "65534", "RUN_AS_GROUP": "65534"}
+    web = make_web(open_environment | other, prefix=("sh", "-c", 'umask 077; exec "$@"', "sh"))
     for _ in range(10):
         assert web.get("/nowhere").status_code == 404
     # It is counted behind its answer.
@@ -343,6 +360,27 @@ def test_workers_of_another_user_keep_their_metrics(
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: gauge(web, "service_worker_exits_total") == 1)
     assert gauge(web, "http_request_duration_seconds_count") == 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"RUN_AS_USER": "nobody"}, {pwd.getpwnam("nobody").pw_gid}),
+        ({"RUN_AS_USER": "nobody", "RUN_AS_GROUP": "4321"}, {4321}),
+        ({"RUN_AS_USER": "54321", "RUN_AS_GROUP": "4321"}, {4321}),
+    ],
+)
+def test_workers_of_another_user_are_in_none_of_roots_groups(
+    open_environment: Environment, make_web: MakeWeb, other: Environment, expected: set[int]
+) -> None:
+    """What these may read would be open to them."""
+    web = make_web(open_environment | other, prefix=("setpriv", "--groups=0,4"))
+    for worker in web.workers():
+        lines = Path(f"/proc/{worker}/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        groups = {int(group) for name in ("Gid", "Groups") for group in status[name].split()}
+        assert groups == expected
 
 
 # Logs
