@@ -28,6 +28,7 @@ metric_files.prepare_directory(worker_tmp_dir, run_uid, run_gid)
 logging.captureWarnings(True)
 
 bind = [settings.bind, *([settings.peer_bind] if settings.peer_bind else [])]
+umask = 0o777 & ~int(settings.bind_mode, 8)  # of a Unix socket alone, and of nothing else
 backlog = settings.backlog
 workers = system.web_workers(settings)
 worker_class = "service.lifecycle.DrainingWorker"

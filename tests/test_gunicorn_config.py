@@ -88,6 +88,7 @@ OTHER_USER = "65534" if AS_ROOT else str(os.geteuid())
 OTHER_GROUP = "65533" if AS_ROOT else str(os.getegid())
 GIVEN = [
     ("BIND", "127.0.0.1:9001", "bind", ["127.0.0.1:9001"]),
+    ("BIND_MODE", "0640", "umask", 0o137),
     ("BACKLOG", "511", "backlog", 511),
     ("WEB_CONCURRENCY", "7", "workers", 7),
     ("WORKER_CONNECTIONS", "77", "worker_connections", 77),
@@ -144,6 +145,7 @@ def defaults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("pidfile", None),
         ("user", os.geteuid()),
         ("group", os.getegid()),
+        ("umask", 0o117),
         ("reload", False),
         ("daemon", False),
         ("proxy_protocol", "off"),

@@ -128,6 +128,8 @@ class Settings(BaseSettings):
 
     bind: fields.Bind = DEFAULT_BIND
     """Where Gunicorn listens"""
+    bind_mode: fields.Mode = "0660"
+    """Who may connect where BIND is a Unix socket, and is then believed as a proxy"""
     peer_bind: fields.HostAndPort | None = None
     """A second address, for proxies whose own app is just starting anew; empty: none"""
     backlog: Annotated[int, Range(1, 65535)] = 2048

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,7 @@ import pytest
 
 from conftest import require
 from servers import Web, children, find_program, free_port, has_ended, make_certificate, wait_until
+from service.settings import Settings
 from system.health_faults import UnixConnection
 from traffic import Traffic
 
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.alone
 MakeWeb = Callable[..., Web]
 Environment = dict[str, str]
 CANARY = "Kanarienvogel-in-the-coal-mine"
+ONE = {"WEB_CONCURRENCY": "1"}
 LONG_DRAIN = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "12"}
 
 
@@ -227,6 +230,19 @@ def test_on_a_unix_socket_the_proxys_word_is_taken_for_the_client(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("mode", [Settings().bind_mode, "0666"])
+def test_who_may_connect_to_a_unix_socket_is_a_setting(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, mode: str
+) -> None:
+    """Who may write to it connects, and is believed. The umask of who starts it does not matter."""
+    path = tmp_path / "app.sock"
+    listening = {"BIND": f"unix:{path}", "BIND_MODE": mode}
+    umask = ("sh", "-c", 'umask 027; exec "$@"', "sh")
+    make_web(embedded_environment | ONE | listening, prefix=umask, wait=None)
+    wait_until(path.exists)
+    assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
+
+
 def test_a_peers_proxy_is_served_and_not_believed(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
@@ -248,11 +264,11 @@ def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
     path = tmp_path / "app.sock"
-    environment = embedded_environment | LONG_DRAIN | {"BIND": f"unix:{path}"}
+    environment = embedded_environment | LONG_DRAIN | ONE | {"BIND": f"unix:{path}"}
     web = make_web(environment, wait=None)
     wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
     web.send_signal(signal.SIGTERM)
-    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    wait_until(lambda: len(web.events("worker_draining")) == 1)
     answers = set()
     while path.exists():
         with contextlib.suppress(FileNotFoundError):  # as it may have gone just now
@@ -267,10 +283,10 @@ def test_a_path_that_another_has_bound_since_is_left_alone(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
     path = tmp_path / "app.sock"
-    web = make_web(embedded_environment | LONG_DRAIN | {"BIND": f"unix:{path}"}, wait=None)
+    web = make_web(embedded_environment | LONG_DRAIN | ONE | {"BIND": f"unix:{path}"}, wait=None)
     wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
     web.send_signal(signal.SIGTERM)
-    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    wait_until(lambda: len(web.events("worker_draining")) == 1)
     path.unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
