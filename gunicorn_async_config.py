@@ -56,10 +56,11 @@ loglevel = settings.log_level
 
 
 def on_starting(server: Any) -> None:
-    """A reload happens as a whole or not at all, a failed start ends with its own code, and while
-    workers drain they can be reached."""
+    """A reload happens as a whole or not at all, a failed start ends with its own code, workers
+    know whether others go on for them, and while they drain they can be reached."""
     master.guard_halt(server)
-    master.keep_socket_path(server, settings.shutdown_drain_seconds)
+    master.tell_replaced(server)
+    master.keep_socket_path(server)
     master.guard_reload(server, settings)
 
 

@@ -350,6 +350,7 @@ class FakeServer:
         self.app = FakeApp()
         self.log = FakeLog()
         self.workers = "old workers"
+        self.worker_age = 0
         self.child: Callable[[], None] = lambda: None
 
     def reload(self) -> None:

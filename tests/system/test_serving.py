@@ -279,6 +279,25 @@ def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before
     assert not path.exists()
 
 
+def test_the_path_of_a_socket_stays_for_the_drain_of_the_last_reload(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+) -> None:
+    path, drain = tmp_path / "app.sock", tmp_path / "drain"
+    drain.write_text("0")
+    changes = {"BIND": f"unix:{path}", "SHUTDOWN_DRAIN_SECONDS": ""}
+    changes |= {"SHUTDOWN_DRAIN_SECONDS_FILE": str(drain), "SHUTDOWN_GRACE_SECONDS": "20"}
+    web = make_web(embedded_environment | ONE | changes, wait=None)
+    wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
+    before = web.workers()
+    drain.write_text("8")
+    web.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(web.workers()) == 1 and web.workers() != before)
+    wait_until(lambda: ask_at(path) == (404, ""))
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    assert ask_at(path) == (404, "close")
+
+
 def test_a_path_that_another_has_bound_since_is_left_alone(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
@@ -763,6 +782,25 @@ def test_a_worker_that_cannot_start_does_not_end_the_service(
     wait_until(lambda: len(web.beating() - {first, second}) == 1)
 
 
+def test_a_worker_that_cannot_start_after_a_reload_does_not_end_the_service(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, disk_full: Path
+) -> None:
+    """Also where that asks for more workers than there have ever been."""
+    number = tmp_path / "number"
+    number.write_text("1")
+    web = make_web(
+        embedded_environment | ONE | {"WEB_CONCURRENCY_FILE": str(number)},
+        config=disk_full.with_name("failing.py"),
+        prefix=("env", "-u", "WEB_CONCURRENCY"),
+    )
+    disk_full.touch()
+    number.write_text("3")
+    web.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(web.events("worker_failed_to_start")) >= 3)
+    disk_full.unlink()
+    wait_until(lambda: len(web.beating()) == 3)
+
+
 # Reloading
 
 
@@ -829,30 +867,72 @@ def end_of(tmp_path: Path) -> Iterator[list[int]]:
         wait_until(lambda pid=pid: has_ended(pid))
 
 
+def second_master(web: Web, tmp_path: Path, end_of: list[int]) -> int:
+    """Start one beside the first, until its workers serve."""
+    shm = tmp_path / "shm"
+    web.send_signal(signal.SIGUSR2)
+    second = tmp_path / "pid.2"
+    wait_until(second.exists, seconds=20)
+    end_of.append(master := int(second.read_text()))
+    wait_until(lambda: len(children(master)) == 2)
+    wait_until(lambda: len(list(shm.glob("service-metrics-*"))) == 2)
+    new = set(children(master))
+    wait_until(lambda: web.beating() == new, seconds=20)
+    return master
+
+
+def readiness_until(web: Web, condition: Callable[[], bool]) -> set[int]:
+    """What probes see, each on a connection of its own, until then."""
+    seen = set()
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        seen.add(web.get("/health/ready").status_code)
+    return seen
+
+
 def test_a_second_master_takes_over_without_a_failed_request(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, end_of: list[int]
 ) -> None:
     """USR2 and then TERM to the old one: how new code is deployed in place."""
     pidfile = tmp_path / "pid"
-    web = make_web(embedded_environment | {"PIDFILE": str(pidfile)})
-    assert web.process
+    web = make_web(embedded_environment | {"PIDFILE": str(pidfile)}, wait="/health/ready")
     old = web.workers()
     with Traffic(web.port) as traffic:
-        web.send_signal(signal.SIGUSR2)
-        second = Path(f"{pidfile}.2")
-        wait_until(second.exists, seconds=20)
-        master = int(second.read_text())
-        end_of.append(master)
-        wait_until(lambda: len(web.events("worker_draining")) == 0 and len(children(master)) == 2)
-        wait_until(lambda: len(list((tmp_path / "shm").glob("service-metrics-*"))) == 2)
-        new = children(master)
-        wait_until(lambda: web.beating() == set(new), seconds=20)
+        master = second_master(web, tmp_path, end_of)
         answered = traffic.answered
+        web.send_signal(signal.SIGTERM)
+        seen = readiness_until(web, lambda: all(map(has_ended, old)))
         assert web.stop(signal.SIGTERM) == 0
         wait_until(lambda: traffic.answered > answered + 100, seconds=30)
         wait_until(lambda: pidfile.exists() and int(pidfile.read_text()) == master)
     assert traffic.failures == []
-    assert all(map(has_ended, old))
+    assert seen == {200}
     heartbeats = httpx.get(f"http://127.0.0.1:{web.port}/metrics").text
     assert not any(f'pid="{pid}"' in heartbeats for pid in old)
     assert len(list((tmp_path / "shm").glob("service-metrics-*"))) == 1
+
+
+def test_a_second_master_that_is_taken_back_leaves_the_service_ready(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, end_of: list[int]
+) -> None:
+    """USR2 and then TERM to the new one, whose code is no better. The first still tells its end."""
+    pidfile = {"PIDFILE": f"{tmp_path}/pid"}
+    web = make_web(embedded_environment | LONG_DRAIN | pidfile, wait="/health/ready")
+    master = second_master(web, tmp_path, end_of)
+    new = children(master)
+    os.kill(master, signal.SIGTERM)
+    assert readiness_until(web, lambda: all(map(has_ended, new))) == {200}
+    wait_until(lambda: master not in web.workers())
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: web.status("/health/ready") == 503)
+
+
+def test_a_worker_less_leaves_the_service_ready(
+    make_web: MakeWeb, embedded_environment: Environment
+) -> None:
+    """By SIGTTOU. The one that stays still tells its end."""
+    web = make_web(embedded_environment | LONG_DRAIN, wait="/health/ready")
+    web.send_signal(signal.SIGTTOU)
+    assert readiness_until(web, lambda: len(web.workers()) == 1) == {200}
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: web.status("/health/ready") == 503)
