@@ -30,13 +30,11 @@ from uvicorn_worker import UvicornWorker
 from service import metrics
 from service.master import replaced
 from service.protocol import BoundedHttp
+from service.rules import ACCEPTED_UNREAD_SECONDS, SHUTDOWN_MARGIN_SECONDS, SOCKETS_CLOSE_SECONDS
 from service.socket_protocol import BoundedSocket
 
 log = logging.getLogger(__name__)
 
-SOCKETS_CLOSE_SECONDS = 3.0  # for the application to close its WebSockets
-ACCEPTED_UNREAD_SECONDS = 1.0  # for connections accepted just before the listener closed
-SHUTDOWN_MARGIN_SECONDS = 3  # resources close and the process ends before Gunicorn kills it
 SHORT_REQUEST_SECONDS = 1.0  # a recycled worker closes its listener on these, not on longer ones
 RECYCLE_LIMIT_SECONDS = 3600  # a request that is still not answered then is given up
 RESPAWN_PAUSE_SECONDS = 1.0
