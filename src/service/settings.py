@@ -146,9 +146,9 @@ class Settings(BaseSettings):
     """Heartbeat and metric files, in memory; the system's default where it is missing"""
     keepalive_seconds: Annotated[int, Range(1, 3600)] = 75
     """Idle connections are closed after this; must exceed the proxy's"""
-    max_requests: Annotated[int, Range(0, 10_000_000)] = 10_000
+    max_requests: Annotated[int, Range(0, 10_000_000)] = 1_000_000
     """A worker is replaced after so many requests; 0: never"""
-    max_requests_jitter: Annotated[int, Range(0, 10_000_000)] = 1_000
+    max_requests_jitter: Annotated[int, Range(0, 10_000_000)] = 100_000
     """Random extra, so that workers are not replaced together"""
     proc_name: fields.Text = "service"
     """Process title, where setproctitle is installed"""
