@@ -65,11 +65,13 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/service /srv/service
 WORKDIR /srv/service
 # A configuration that is not fit for production is refused, and not run as if it were development.
+# A socket's folder is a volume that nginx shares, as another user, and nobody else.
 ENV ENVIRONMENT=production \
     PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     BIND=0.0.0.0:8000 \
+    BIND_MODE=0666 \
     UPLOAD_FOLDER=/srv/media
 USER 10001:10001
 EXPOSE 8000

@@ -28,6 +28,7 @@ metric_files.prepare_directory(worker_tmp_dir, run_uid, run_gid)
 logging.captureWarnings(True)
 
 bind = [settings.bind, *([settings.peer_bind] if settings.peer_bind else [])]
+umask = 0o777 & ~int(settings.bind_mode, 8)  # of a Unix socket alone, and of nothing else
 backlog = settings.backlog
 workers = system.web_workers(settings)
 worker_class = "service.lifecycle.DrainingWorker"
@@ -55,10 +56,11 @@ loglevel = settings.log_level
 
 
 def on_starting(server: Any) -> None:
-    """A reload happens as a whole or not at all, a failed start ends with its own code, and while
-    workers drain they can be reached."""
+    """A reload happens as a whole or not at all, a failed start ends with its own code, workers
+    know whether others go on for them, and while they drain they can be reached."""
     master.guard_halt(server)
-    master.keep_socket_path(server, settings.shutdown_drain_seconds)
+    master.tell_replaced(server)
+    master.keep_socket_path(server)
     master.guard_reload(server, settings)
 
 
@@ -72,6 +74,11 @@ def pre_fork(server: Any, worker: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Leave root's groups, while that is still allowed."""
+    master.leave_groups(run_uid, run_gid)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -407,6 +407,7 @@ class Web:
     def variables(self) -> dict[str, str]:
         defaults = {
             "BIND": f"127.0.0.1:{self.port}",
+            "BIND_MODE": "0666",  # nginx of the tests is somebody else
             "WEB_CONCURRENCY": "1",
             "UPLOAD_FOLDER": str(self.directory / "uploads"),
             "SHUTDOWN_DRAIN_SECONDS": "0.5",

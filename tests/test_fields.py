@@ -246,6 +246,16 @@ def test_what_is_no_place_to_listen_is_refused(text: str) -> None:
     assert refused(fields.Bind, text)
 
 
+@pytest.mark.parametrize("text", ["0660", "660", "0777"])
+def test_a_mode_is_octal(text: str) -> None:
+    assert read(fields.Mode, text) == text
+
+
+@pytest.mark.parametrize("text", ["", "0", "66", "0o660", "1660", "0668", "rw-rw----", "0660\n"])
+def test_what_is_no_mode_is_refused(text: str) -> None:
+    assert refused(fields.Mode, text)
+
+
 CONTROLS = ["\n", "\r", "\0", "\x0b", "\x0c", "\x1b", "\x1c", "\x7f", "\x85", "\u2028", "\u2029"]
 
 

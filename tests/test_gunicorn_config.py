@@ -88,6 +88,7 @@ OTHER_USER = "65534" if AS_ROOT else str(os.geteuid())
 OTHER_GROUP = "65533" if AS_ROOT else str(os.getegid())
 GIVEN = [
     ("BIND", "127.0.0.1:9001", "bind", ["127.0.0.1:9001"]),
+    ("BIND_MODE", "0640", "umask", 0o137),
     ("BACKLOG", "511", "backlog", 511),
     ("WEB_CONCURRENCY", "7", "workers", 7),
     ("WORKER_CONNECTIONS", "77", "worker_connections", 77),
@@ -144,6 +145,7 @@ def defaults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("pidfile", None),
         ("user", os.geteuid()),
         ("group", os.getegid()),
+        ("umask", 0o117),
         ("reload", False),
         ("daemon", False),
         ("proxy_protocol", "off"),
@@ -173,7 +175,8 @@ def test_every_number_is_the_settings_own(defaults: dict[str, Any]) -> None:
 
 def test_the_hooks_are_there(defaults: dict[str, Any]) -> None:
     """Reload, preloading, stack dumps and the count of workers that ended."""
-    assert {"on_starting", "pre_fork", "post_worker_init", "child_exit"} <= set(defaults["hooks"])
+    hooks = {"on_starting", "pre_fork", "post_fork", "post_worker_init", "child_exit"}
+    assert hooks <= set(defaults["hooks"])
 
 
 def test_on_a_unix_socket_the_proxy_is_believed(tmp_path: Path) -> None:
@@ -261,6 +264,12 @@ def test_an_unknown_group_is_a_wrong_configuration(tmp_path: Path) -> None:
     assert wrong(tmp_path, RUN_AS_GROUP="no-such-group").startswith("RUN_AS_GROUP (environment)")
 
 
+@pytest.mark.skipif(not AS_ROOT, reason="only root can change to another user")
+def test_a_user_of_no_known_group_needs_one(tmp_path: Path) -> None:
+    """It would be left with root's."""
+    assert wrong(tmp_path, RUN_AS_USER="54321").startswith("RUN_AS_GROUP (default)")
+
+
 def test_a_master_that_is_not_root_cannot_change_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every worker would fail at it, one after the other."""
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
@@ -341,6 +350,7 @@ class FakeServer:
         self.app = FakeApp()
         self.log = FakeLog()
         self.workers = "old workers"
+        self.worker_age = 0
         self.child: Callable[[], None] = lambda: None
 
     def reload(self) -> None:

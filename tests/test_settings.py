@@ -290,8 +290,10 @@ UNFIT = [
     ("HEALTH_TOKEN", "short"),
     ("DEBUG", "true"),
     ("SHUTDOWN_DRAIN_SECONDS", "30"),
+    ("SHUTDOWN_DRAIN_SECONDS", "28"),
     ("SHUTDOWN_GRACE_SECONDS", "120"),
     ("SHUTDOWN_GRACE_SECONDS", "6"),
+    ("SHUTDOWN_GRACE_SECONDS", "12"),
     ("WORKER_TIMEOUT_SECONDS", "30"),
     ("CERTFILE", "/tls/cert.pem"),
     ("KEYFILE", "/tls/key.pem"),
@@ -335,7 +337,8 @@ FIT = [
     ("FORWARDED_ALLOW_IPS", "10.0.0.0/8,::1"),
     ("HEALTH_TOKEN", "0123456789abcdef"),
     ("HEALTH_REQUIRED", ",".join(CHECKS)),
-    ("SHUTDOWN_DRAIN_SECONDS", "29.9"),
+    ("SHUTDOWN_DRAIN_SECONDS", "23"),
+    ("SHUTDOWN_GRACE_SECONDS", "13"),
     ("SHUTDOWN_GRACE_SECONDS", "119"),
 ]
 
@@ -359,11 +362,13 @@ def test_what_may_stand_in_the_url_of_redis_is_what_its_client_takes(parameter: 
     ConnectionPool.from_url(url).make_connection()  # of which the first request would have an error
 
 
-# Above the worker timeout is for production alone to refuse, below the drain is not; and so is a
-# store without TLS, but not one of which no bucket can have a name.
+# Above the worker timeout or little above the drain is for production alone to refuse, below the
+# drain is not; and so is a store without TLS, but not one of which no bucket can have a name.
 FOR_PRODUCTION_ALONE = (
     ("REDIS_URL", "memory://"),
     ("REDIS_URL", "Memory://"),
+    ("SHUTDOWN_DRAIN_SECONDS", "28"),
+    ("SHUTDOWN_GRACE_SECONDS", "12"),
     ("SHUTDOWN_GRACE_SECONDS", "120"),
     ("AWS_ENDPOINT_URL", "http://minio:9000"),
     ("MEDIA_STORE_PUBLIC_URL", "http://media.example.org"),

@@ -248,6 +248,13 @@ def _bind(value: Any) -> str:
     return text if re.match("unix:/[^/]", text) else _host_and_port(text)
 
 
+def _mode(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError("not a mode")
+    return text
+
+
 def _host_and_port(value: Any) -> str:
     text = _text(_one_line(value))
     host, _, port = text.rpartition(":")
@@ -322,6 +329,7 @@ Networks = Annotated[
     tuple[str, ...], Parsed(_networks, "IP addresses and CIDR ranges separated by commas")
 ]
 Bind = Annotated[str, Parsed(_bind, "host:port or unix:/path")]
+Mode = Annotated[str, Parsed(_mode, "an octal file mode such as 0660")]
 HostAndPort = Annotated[str, Parsed(_host_and_port, "host:port")]
 MailHost = Annotated[str, Parsed(_mail_host, "a host name or an IP address, without a port")]
 MailAddress = Annotated[str, Parsed(_sender, "an ASCII address such as a@example.org")]

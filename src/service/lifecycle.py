@@ -28,15 +28,13 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from service import metrics
-from service.master import generation
+from service.master import replaced
 from service.protocol import BoundedHttp
+from service.rules import ACCEPTED_UNREAD_SECONDS, SHUTDOWN_MARGIN_SECONDS, SOCKETS_CLOSE_SECONDS
 from service.socket_protocol import BoundedSocket
 
 log = logging.getLogger(__name__)
 
-SOCKETS_CLOSE_SECONDS = 3.0  # for the application to close its WebSockets
-ACCEPTED_UNREAD_SECONDS = 1.0  # for connections accepted just before the listener closed
-SHUTDOWN_MARGIN_SECONDS = 3  # resources close and the process ends before Gunicorn kills it
 SHORT_REQUEST_SECONDS = 1.0  # a recycled worker closes its listener on these, not on longer ones
 RECYCLE_LIMIT_SECONDS = 3600  # a request that is still not answered then is given up
 RESPAWN_PAUSE_SECONDS = 1.0
@@ -116,8 +114,8 @@ class DrainingServer(Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains; SIGINT and SIGQUIT end at once.
 
-        A SIGTERM because a reload has put another worker in this one's place is like a recycle:
-        the service is not leaving, and readiness must not say so. A second one means it.
+        A SIGTERM because others go on in this one's place is like a recycle: the service is not
+        leaving, and readiness must not say so. A second one means it.
         """
         if sig == signal.SIGTERM and self.replaced() and not self.should_exit:
             self._give_up_after(self.grace_seconds)
@@ -278,7 +276,6 @@ class DrainingWorker(UvicornWorker):
         level = logger.level  # as `logs` set it; UvicornWorker makes it Gunicorn's
         super().__init__(*arguments, **named)
         logger.setLevel(level)
-        self.generation = generation.current()  # in the master, before the fork
         # Gunicorn's clock is a second old at most, so that only a loop blocked for the whole
         # timeout is taken for dead.
         self.config.timeout_notify = 0.5
@@ -291,7 +288,8 @@ class DrainingWorker(UvicornWorker):
             super().init_process()
         except (Exception, SystemExit) as error:
             failed = not isinstance(error, SystemExit) or error.code == Arbiter.WORKER_BOOT_ERROR
-            if not failed or self.age <= self.cfg.workers:
+            first = self.age <= self.cfg.workers and not replaced.up_to
+            if not failed or first:
                 raise
             log.exception("worker_failed_to_start")
             time.sleep(RESPAWN_PAUSE_SECONDS)
@@ -306,7 +304,7 @@ class DrainingWorker(UvicornWorker):
             drain_seconds=app.settings.shutdown_drain_seconds,
             grace_seconds=self.cfg.graceful_timeout,
             parent=self.ppid,
-            replaced=lambda: generation.current() != self.generation,
+            replaced=lambda: self.age <= replaced.up_to,
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)

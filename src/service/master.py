@@ -58,13 +58,31 @@ def user_id(settings: Settings) -> int:
 
 
 def group_id(settings: Settings) -> int:
-    """The group workers run as. Raises KeyError for a name this machine does not know."""
-    name = settings.run_as_group
-    return _number(name, lambda: grp.getgrnam(name).gr_gid) if name else os.getegid()
+    """The group workers run as; if none is set, the user's own. Raises KeyError for a name this
+    machine does not know, and for a user by number of whom it knows no group."""
+    if name := settings.run_as_group:
+        return _number(name, lambda: grp.getgrnam(name).gr_gid)
+    user = user_id(settings)
+    return os.getegid() if user == os.geteuid() else pwd.getpwuid(user).pw_gid
 
 
 def _number(name: str, find: Callable[[], int]) -> int:
     return int(name) if name.isdecimal() else find()
+
+
+def leave_groups(user: int, group: int) -> None:
+    """In a worker that is to become this user: it keeps none of the groups that root is in.
+
+    Gunicorn's own `initgroups` would leave it root's primary group, which it otherwise changes.
+    """
+    if user == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        os.setgroups([])
+    else:
+        os.initgroups(name, group)
 
 
 def machine_problems(loaded: Loaded) -> Iterator[Problem]:
@@ -87,14 +105,16 @@ def _user(settings: Settings) -> str:
 
 
 def _group(settings: Settings) -> str:
-    return _identity(lambda: group_id(settings), os.getegid())
+    if settings.run_as_group or not _user(settings):
+        return _identity(lambda: group_id(settings), os.getegid())
+    return ""  # the user's own, and of that user it is said what is wrong
 
 
 def _identity(wanted: Callable[[], int], own: int) -> str:
     try:
         allowed = wanted() == own or os.geteuid() == 0
     except KeyError:
-        return "a name that is not known here"
+        return "one that is not known here"
     return "" if allowed else "another one, and a master that is not root"
 
 
@@ -132,21 +152,23 @@ def _certificate(settings: Settings) -> str:
     return ""
 
 
-class Generation:
-    """How often the master reloaded, in memory it shares with its workers: a worker that is told
-    to stop can tell whether the service goes on without it."""
+class Replaced:
+    """Up to which age workers are replaced, as Gunicorn numbers them, in memory that the master
+    shares with them: one that is told to stop can tell whether the service goes on without it."""
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, 1)  # shared with children, and with nobody else
+        # Shared with children, and with nobody else.
+        self._age = memoryview(mmap.mmap(-1, 8)).cast("Q")
 
-    def current(self) -> int:
-        return self._page[0]
+    @property
+    def up_to(self) -> int:
+        return self._age[0]
 
-    def advance(self) -> None:
-        self._page[0] = (self._page[0] + 1) % 256
+    def extend(self, age: int) -> None:
+        self._age[0] = age
 
 
-generation = Generation()  # before any fork, or the workers would not see it
+replaced = Replaced()  # before any fork, or the workers would not see it
 
 
 class ReloadRefused(Exception):
@@ -169,7 +191,28 @@ def guard_halt(server: Any) -> None:
     server.halt = halt_once
 
 
-def keep_socket_path(server: Any, drain_seconds: float) -> None:
+def tell_replaced(server: Any) -> None:
+    """Let workers know where others go on in their place, on the same socket, so that readiness
+    must not fail there: those of a second master (USR2), or, where there are too many workers
+    (TTOU), the younger ones."""
+    stop, manage_workers = server.stop, server.manage_workers
+
+    def tell_and_stop(graceful: bool = True) -> None:
+        first_lives = server.master_pid and server.master_pid == os.getppid()
+        if server.reexec_pid or first_lives:
+            replaced.extend(server.worker_age)
+        stop(graceful)
+
+    def tell_and_manage() -> None:
+        ages = sorted(worker.age for worker in server.WORKERS.values())
+        if (surplus := len(ages) - server.num_workers) > 0:
+            replaced.extend(ages[surplus - 1])
+        manage_workers()
+
+    server.stop, server.manage_workers = tell_and_stop, tell_and_manage
+
+
+def keep_socket_path(server: Any) -> None:
     """Make the path of a Unix socket outlast SIGTERM for as long as the workers drain: Gunicorn
     removes it at once, and a proxy that has no other would have nothing to connect to. It goes a
     little before they stop accepting, so that nobody is left waiting in the queue.
@@ -192,6 +235,7 @@ def keep_socket_path(server: Any, drain_seconds: float) -> None:
                     if path.stat().st_ino == number:
                         path.unlink()
 
+        drain_seconds = server.app.wsgi().settings.shutdown_drain_seconds  # of the last reload
         timer = threading.Timer(max(0.0, drain_seconds - UNREACHABLE_SECONDS), remove)
         timer.daemon = True
         timer.start()
@@ -222,7 +266,7 @@ def guard_reload(server: Any, former_settings: Settings) -> None:
         except (Exception, SystemExit) as error:
             server.app.cfg, server.app.callable = former
             raise ReloadRefused from error
-        generation.advance()
+        replaced.extend(server.worker_age)
 
     def reload_or_stay() -> None:
         try:

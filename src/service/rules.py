@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 PLACEHOLDERS = ("change", "secret", "example", "placeholder", "default", "insecure", "password")
 MIN_KEY_BYTES = 32
 
+# What a web worker does after its drain, until Gunicorn kills it.
+ACCEPTED_UNREAD_SECONDS = 1.0  # for connections accepted just before the listener closed
+SOCKETS_CLOSE_SECONDS = 3.0  # for the application to close its WebSockets
+SHUTDOWN_MARGIN_SECONDS = 3  # resources close and the process ends
+AFTER_DRAIN_SECONDS = ACCEPTED_UNREAD_SECONDS + SOCKETS_CLOSE_SECONDS + SHUTDOWN_MARGIN_SECONDS
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -47,6 +53,11 @@ def _no_pooler_password(settings: Settings) -> bool:
 
 def _every_address(item: str) -> bool:
     return item == "*" or ipaddress.ip_network(item, strict=False).prefixlen == 0
+
+
+def _little_after_the_drain(settings: Settings) -> bool:
+    drain, grace = settings.shutdown_drain_seconds, settings.shutdown_grace_seconds
+    return drain < grace < drain + AFTER_DRAIN_SECONDS
 
 
 def _open_links(settings: Settings) -> bool:
@@ -170,6 +181,12 @@ RULES = (
         "SHUTDOWN_DRAIN_SECONDS less than SHUTDOWN_GRACE_SECONDS",
         "as much or more",
         production_only=False,
+    ),
+    Rule(
+        ("SHUTDOWN_DRAIN_SECONDS", "SHUTDOWN_GRACE_SECONDS"),
+        _little_after_the_drain,
+        f"SHUTDOWN_GRACE_SECONDS {AFTER_DRAIN_SECONDS:g} or more above SHUTDOWN_DRAIN_SECONDS",
+        "less than that",
     ),
     Rule(
         ("SHUTDOWN_GRACE_SECONDS", "WORKER_TIMEOUT_SECONDS"),

@@ -128,6 +128,8 @@ class Settings(BaseSettings):
 
     bind: fields.Bind = DEFAULT_BIND
     """Where Gunicorn listens"""
+    bind_mode: fields.Mode = "0660"
+    """Who may connect where BIND is a Unix socket, and is then believed as a proxy"""
     peer_bind: fields.HostAndPort | None = None
     """A second address, for proxies whose own app is just starting anew; empty: none"""
     backlog: Annotated[int, Range(1, 65535)] = 2048
@@ -144,9 +146,9 @@ class Settings(BaseSettings):
     """Heartbeat and metric files, in memory; the system's default where it is missing"""
     keepalive_seconds: Annotated[int, Range(1, 3600)] = 75
     """Idle connections are closed after this; must exceed the proxy's"""
-    max_requests: Annotated[int, Range(0, 10_000_000)] = 10_000
+    max_requests: Annotated[int, Range(0, 10_000_000)] = 1_000_000
     """A worker is replaced after so many requests; 0: never"""
-    max_requests_jitter: Annotated[int, Range(0, 10_000_000)] = 1_000
+    max_requests_jitter: Annotated[int, Range(0, 10_000_000)] = 100_000
     """Random extra, so that workers are not replaced together"""
     proc_name: fields.Text = "service"
     """Process title, where setproctitle is installed"""
@@ -155,7 +157,7 @@ class Settings(BaseSettings):
     run_as_user: fields.Text = ""
     """Workers change to this user"""
     run_as_group: fields.Text = ""
-    """Workers change to this group"""
+    """Workers change to this group; default: that of RUN_AS_USER"""
     certfile: fields.Text = ""
     """TLS certificate, where nginx does not end TLS"""
     keyfile: fields.Text = ""

@@ -376,6 +376,34 @@ def test_a_release_that_does_not_start_leaves_the_old_one_serving(production: St
     assert "web-next" not in production.containers()
 
 
+def test_of_a_release_whose_worker_does_not_start_the_web_process_serves(
+    production: Stack,
+) -> None:
+    """And it is said that nobody does the jobs. The tag is that of what serves, for whatever is
+    started anew."""
+    worker = production.directory / "src" / "service" / "worker.py"
+    kept, former = worker.read_text(), tagged(production)
+    try:
+        worker.write_text(kept + "\nraise RuntimeError('a broken worker')\n")
+        with Traffic(production.https_port, tls=production.tls) as traffic:
+            result = production.make("deploy", "DEPLOY_SECONDS=60", check=False)
+    finally:
+        worker.write_text(kept)
+    assert result.returncode != 0
+    assert "a broken worker" in result.stderr
+    assert "the new release serves, and nobody does the jobs" in result.stderr
+    assert traffic.failures == []
+    assert tagged(production) == production.inspect("web")["Image"] != former
+    assert "web-next" not in production.containers()
+    docker("tag", former, production.project)
+    production.compose("up", "--detach", "--no-deps", "--force-recreate", "--wait", "worker")
+
+
+def tagged(stack: Stack) -> str:
+    """The image that its containers are started from."""
+    return docker("image", "inspect", "--format", "{{.Id}}", stack.project).stdout.strip()
+
+
 def test_a_wrong_configuration_is_refused_before_anything_is_replaced(production: Stack) -> None:
     path = production.directory / ".env"
     kept, before = path.read_text(), production.containers()

@@ -4,11 +4,15 @@ with clients connected all the while. A failed request is a failed test.
 
 import contextlib
 import os
+import pwd
 import resource
+import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ import pytest
 from conftest import require
 from servers import Web, children, find_program, free_port, has_ended, make_certificate, wait_until
 from service.master import UNREACHABLE_SECONDS
+from service.settings import Settings
 from system.health_faults import UnixConnection
 from traffic import Traffic
 
@@ -28,6 +33,7 @@ pytestmark = pytest.mark.alone
 MakeWeb = Callable[..., Web]
 Environment = dict[str, str]
 CANARY = "Kanarienvogel-in-the-coal-mine"
+ONE = {"WEB_CONCURRENCY": "1"}
 LONG_DRAIN = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "12"}
 
 
@@ -225,6 +231,19 @@ def test_on_a_unix_socket_the_proxys_word_is_taken_for_the_client(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("mode", [Settings().bind_mode, "0666"])
+def test_who_may_connect_to_a_unix_socket_is_a_setting(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, mode: str
+) -> None:
+    """Who may write to it connects, and is believed. The umask of who starts it does not matter."""
+    path = tmp_path / "app.sock"
+    listening = {"BIND": f"unix:{path}", "BIND_MODE": mode}
+    umask = ("sh", "-c", 'umask 027; exec "$@"', "sh")
+    make_web(embedded_environment | ONE | listening, prefix=umask, wait=None)
+    wait_until(path.exists)
+    assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
+
+
 def test_a_peers_proxy_is_served_and_not_believed(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
@@ -246,11 +265,11 @@ def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
     path = tmp_path / "app.sock"
-    environment = embedded_environment | LONG_DRAIN | {"BIND": f"unix:{path}"}
+    environment = embedded_environment | LONG_DRAIN | ONE | {"BIND": f"unix:{path}"}
     web = make_web(environment, wait=None)
     wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
     web.send_signal(signal.SIGTERM)
-    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    wait_until(lambda: len(web.events("worker_draining")) == 1)
     answers = set()
     answered = time.monotonic()
 
@@ -272,14 +291,33 @@ def test_on_a_unix_socket_a_draining_service_can_be_reached_until_shortly_before
     assert not path.exists()
 
 
+def test_the_path_of_a_socket_stays_for_the_drain_of_the_last_reload(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+) -> None:
+    path, drain = tmp_path / "app.sock", tmp_path / "drain"
+    drain.write_text("0")
+    changes = {"BIND": f"unix:{path}", "SHUTDOWN_DRAIN_SECONDS": ""}
+    changes |= {"SHUTDOWN_DRAIN_SECONDS_FILE": str(drain), "SHUTDOWN_GRACE_SECONDS": "20"}
+    web = make_web(embedded_environment | ONE | changes, wait=None)
+    wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
+    before = web.workers()
+    drain.write_text("8")
+    web.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(web.workers()) == 1 and web.workers() != before)
+    wait_until(lambda: ask_at(path) == (404, ""))
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    assert ask_at(path) == (404, "close")
+
+
 def test_a_path_that_another_has_bound_since_is_left_alone(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
 ) -> None:
     path = tmp_path / "app.sock"
-    web = make_web(embedded_environment | LONG_DRAIN | {"BIND": f"unix:{path}"}, wait=None)
+    web = make_web(embedded_environment | LONG_DRAIN | ONE | {"BIND": f"unix:{path}"}, wait=None)
     wait_until(lambda: path.exists() and ask_at(path) == (404, ""), seconds=60)
     web.send_signal(signal.SIGTERM)
-    wait_until(lambda: len(web.events("worker_draining")) == 2)
+    wait_until(lambda: len(web.events("worker_draining")) == 1)
     path.unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -334,18 +372,32 @@ def test_with_a_certificate_it_speaks_https(
     assert "Cipher is (NONE)" in offered.stdout
 
 
+@pytest.fixture
+def open_environment(
+    embedded_environment: Environment, migrated_sqlite: Path
+) -> Iterator[Environment]:
+    """One that any user can serve in. Not in pytest's folder, which each of its runs closes."""
+    with tempfile.TemporaryDirectory(prefix="service-open-") as name:
+        directory = Path(name)
+        shutil.copy(migrated_sqlite, directory / "service.sqlite3")
+        (directory / "shm").mkdir()
+        for path in (directory, *directory.iterdir()):
+            path.chmod(0o777)
+        yield embedded_environment | {
+            "DATABASE_URL": f"sqlite:///{directory}/service.sqlite3",
+            "WORKER_TMP_DIR": f"{directory}/shm",
+            "UPLOAD_FOLDER": f"{directory}/uploads",
+            "SECRET_KEY": CANARY * 2,
+        }
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 def test_workers_of_another_user_keep_their_metrics(
-    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment
+    open_environment: Environment, make_web: MakeWeb
 ) -> None:
     """The master makes the directory, and merges what is left of them."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o777)
-    for path in (tmp_path / "service.sqlite3", tmp_path / "shm"):
-        path.chmod(0o777)
-    other = {"RUN_AS_USER": "65534", "RUN_AS_GROUP": "65534", "SECRET_KEY": CANARY * 2}
-    other |= {"UPLOAD_FOLDER": f"{tmp_path}/uploads"}
-    web = make_web(embedded_environment | other, prefix=("sh", "-c", 'umask 077; exec "$@"', "sh"))
+    other = {"RUN_AS_USER": "65534", "RUN_AS_GROUP": "65534"}
+    web = make_web(open_environment | other, prefix=("sh", "-c", 'umask 077; exec "$@"', "sh"))
     for _ in range(10):
         assert web.get("/nowhere").status_code == 404
     # It is counted behind its answer.
@@ -355,6 +407,27 @@ def test_workers_of_another_user_keep_their_metrics(
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: gauge(web, "service_worker_exits_total") == 1)
     assert gauge(web, "http_request_duration_seconds_count") == 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"RUN_AS_USER": "nobody"}, {pwd.getpwnam("nobody").pw_gid}),
+        ({"RUN_AS_USER": "nobody", "RUN_AS_GROUP": "4321"}, {4321}),
+        ({"RUN_AS_USER": "54321", "RUN_AS_GROUP": "4321"}, {4321}),
+    ],
+)
+def test_workers_of_another_user_are_in_none_of_roots_groups(
+    open_environment: Environment, make_web: MakeWeb, other: Environment, expected: set[int]
+) -> None:
+    """What these may read would be open to them."""
+    web = make_web(open_environment | other, prefix=("setpriv", "--groups=0,4"))
+    for worker in web.workers():
+        lines = Path(f"/proc/{worker}/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        groups = {int(group) for name in ("Gid", "Groups") for group in status[name].split()}
+        assert groups == expected
 
 
 # Logs
@@ -732,6 +805,25 @@ def test_a_worker_that_cannot_start_does_not_end_the_service(
     wait_until(lambda: len(web.beating() - {first, second}) == 1)
 
 
+def test_a_worker_that_cannot_start_after_a_reload_does_not_end_the_service(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, disk_full: Path
+) -> None:
+    """Also where that asks for more workers than there have ever been."""
+    number = tmp_path / "number"
+    number.write_text("1")
+    web = make_web(
+        embedded_environment | ONE | {"WEB_CONCURRENCY_FILE": str(number)},
+        config=disk_full.with_name("failing.py"),
+        prefix=("env", "-u", "WEB_CONCURRENCY"),
+    )
+    disk_full.touch()
+    number.write_text("3")
+    web.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(web.events("worker_failed_to_start")) >= 3)
+    disk_full.unlink()
+    wait_until(lambda: len(web.beating()) == 3)
+
+
 # Reloading
 
 
@@ -798,30 +890,72 @@ def end_of(tmp_path: Path) -> Iterator[list[int]]:
         wait_until(lambda pid=pid: has_ended(pid))
 
 
+def second_master(web: Web, tmp_path: Path, end_of: list[int]) -> int:
+    """Start one beside the first, until its workers serve."""
+    shm = tmp_path / "shm"
+    web.send_signal(signal.SIGUSR2)
+    second = tmp_path / "pid.2"
+    wait_until(second.exists, seconds=20)
+    end_of.append(master := int(second.read_text()))
+    wait_until(lambda: len(children(master)) == 2)
+    wait_until(lambda: len(list(shm.glob("service-metrics-*"))) == 2)
+    new = set(children(master))
+    wait_until(lambda: web.beating() == new, seconds=20)
+    return master
+
+
+def readiness_until(web: Web, condition: Callable[[], bool]) -> set[int]:
+    """What probes see, each on a connection of its own, until then."""
+    seen = set()
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        seen.add(web.get("/health/ready").status_code)
+    return seen
+
+
 def test_a_second_master_takes_over_without_a_failed_request(
     make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, end_of: list[int]
 ) -> None:
     """USR2 and then TERM to the old one: how new code is deployed in place."""
     pidfile = tmp_path / "pid"
-    web = make_web(embedded_environment | {"PIDFILE": str(pidfile)})
-    assert web.process
+    web = make_web(embedded_environment | {"PIDFILE": str(pidfile)}, wait="/health/ready")
     old = web.workers()
     with Traffic(web.port) as traffic:
-        web.send_signal(signal.SIGUSR2)
-        second = Path(f"{pidfile}.2")
-        wait_until(second.exists, seconds=20)
-        master = int(second.read_text())
-        end_of.append(master)
-        wait_until(lambda: len(web.events("worker_draining")) == 0 and len(children(master)) == 2)
-        wait_until(lambda: len(list((tmp_path / "shm").glob("service-metrics-*"))) == 2)
-        new = children(master)
-        wait_until(lambda: web.beating() == set(new), seconds=20)
+        master = second_master(web, tmp_path, end_of)
         answered = traffic.answered
+        web.send_signal(signal.SIGTERM)
+        seen = readiness_until(web, lambda: all(map(has_ended, old)))
         assert web.stop(signal.SIGTERM) == 0
         wait_until(lambda: traffic.answered > answered + 100, seconds=30)
         wait_until(lambda: pidfile.exists() and int(pidfile.read_text()) == master)
     assert traffic.failures == []
-    assert all(map(has_ended, old))
+    assert seen == {200}
     heartbeats = httpx.get(f"http://127.0.0.1:{web.port}/metrics").text
     assert not any(f'pid="{pid}"' in heartbeats for pid in old)
     assert len(list((tmp_path / "shm").glob("service-metrics-*"))) == 1
+
+
+def test_a_second_master_that_is_taken_back_leaves_the_service_ready(
+    make_web: MakeWeb, tmp_path: Path, embedded_environment: Environment, end_of: list[int]
+) -> None:
+    """USR2 and then TERM to the new one, whose code is no better. The first still tells its end."""
+    pidfile = {"PIDFILE": f"{tmp_path}/pid"}
+    web = make_web(embedded_environment | LONG_DRAIN | pidfile, wait="/health/ready")
+    master = second_master(web, tmp_path, end_of)
+    new = children(master)
+    os.kill(master, signal.SIGTERM)
+    assert readiness_until(web, lambda: all(map(has_ended, new))) == {200}
+    wait_until(lambda: master not in web.workers())
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: web.status("/health/ready") == 503)
+
+
+def test_a_worker_less_leaves_the_service_ready(
+    make_web: MakeWeb, embedded_environment: Environment
+) -> None:
+    """By SIGTTOU. The one that stays still tells its end."""
+    web = make_web(embedded_environment | LONG_DRAIN, wait="/health/ready")
+    web.send_signal(signal.SIGTTOU)
+    assert readiness_until(web, lambda: len(web.workers()) == 1) == {200}
+    web.send_signal(signal.SIGTERM)
+    wait_until(lambda: web.status("/health/ready") == 503)
