@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from hostile import CANARY, PIECES, around, octets, texts
 from service import logs, rules
 from service.database_url import engine_url, libpq_url
-from service.fields import SecretList, SecretUrl, mask_url, shown
+from service.fields import SecretList, SecretUrl, shown
 from service.mail import Mailer
 from service.settings import ConfigurationError, Settings, load
 from service.sources import Problem, SourceError, Sources, read_dotenv, read_secret_file
+from service.urls import mask_url
 
 VARIABLES = [name.upper() for name in Settings.model_fields]
 KEY = "k3y-0f-the-t3sts-k3y-0f-the-t3sts"

@@ -10,9 +10,9 @@ from random import getrandbits
 from typing import Any
 from urllib.parse import unquote
 
-from service.fields import MASK
 from service.seldom import Seldom
 from service.settings import Settings
+from service.urls import MASK
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from service.fields import url_password
 from service.sources import Problem, Sources
+from service.urls import url_password
 
 if TYPE_CHECKING:
     from service.settings import Settings

@@ -30,6 +30,7 @@ from service.sources import (
     Sources,
     read_dotenv,
 )
+from service.urls import url_secrets
 
 __all__ = ["EX_CONFIG", "ConfigurationError", "Loaded", "Settings", "load", "reference", "shown"]
 
@@ -258,7 +259,7 @@ class Settings(BaseSettings):
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, SecretUrl):
-                found += fields.url_secrets(value.get_secret_value())
+                found += url_secrets(value.get_secret_value())
             elif isinstance(value, SecretList):
                 found += value.get_secret_value()
             elif isinstance(value, SecretStr):
