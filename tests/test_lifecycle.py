@@ -430,6 +430,22 @@ async def test_sigterm_while_recycling_begins_a_drain() -> None:
         assert 1 in served.deadlines
 
 
+async def test_a_replaced_worker_stays_ready_until_the_service_itself_stops() -> None:
+    """However often it is told to end: Gunicorn does so every second."""
+    async with serving() as served:
+        client = await served.connect()
+        client.send("/wait")
+        await served.app.entered.wait()
+        served.server.replaced = lambda: True
+        for _ in range(3):
+            served.terminate()
+            await served.draining()
+        assert not served.server.lifecycle.draining
+        served.server.replaced = lambda: False
+        served.terminate()
+        assert served.server.lifecycle.draining
+
+
 async def test_long_lived_connections_are_asked_to_end_when_a_worker_is_recycled() -> None:
     """The service stays ready meanwhile."""
     async with serving() as served:

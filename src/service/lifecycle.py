@@ -115,10 +115,12 @@ class DrainingServer(Server):
         """SIGTERM drains; SIGINT and SIGQUIT end at once.
 
         A SIGTERM because others go on in this one's place is like a recycle: the service is not
-        leaving, and readiness must not say so. A second one means it.
+        leaving, and readiness must not say so. Gunicorn repeats it every second if there are too
+        many workers.
         """
-        if sig == signal.SIGTERM and self.replaced() and not self.should_exit:
-            self._give_up_after(self.grace_seconds)
+        if sig == signal.SIGTERM and self.replaced():
+            if not self.should_exit:
+                self._give_up_after(self.grace_seconds)
         elif not self.lifecycle.draining:
             self.lifecycle.begin_drain()
             self._give_up_after(self.grace_seconds)

@@ -164,7 +164,8 @@ class Replaced:
     def up_to(self) -> int:
         return self._age[0]
 
-    def extend(self, age: int) -> None:
+    @up_to.setter
+    def up_to(self, age: int) -> None:
         self._age[0] = age
 
 
@@ -194,19 +195,18 @@ def guard_halt(server: Any) -> None:
 def tell_replaced(server: Any) -> None:
     """Let workers know where others go on in their place, on the same socket, so that readiness
     must not fail there: those of a second master (USR2), or, where there are too many workers
-    (TTOU), the younger ones."""
+    (TTOU), the younger ones. At a stop that is one, nobody goes on."""
     stop, manage_workers = server.stop, server.manage_workers
 
     def tell_and_stop(graceful: bool = True) -> None:
         first_lives = server.master_pid and server.master_pid == os.getppid()
-        if server.reexec_pid or first_lives:
-            replaced.extend(server.worker_age)
+        replaced.up_to = server.worker_age if server.reexec_pid or first_lives else 0
         stop(graceful)
 
     def tell_and_manage() -> None:
         ages = sorted(worker.age for worker in server.WORKERS.values())
         if (surplus := len(ages) - server.num_workers) > 0:
-            replaced.extend(ages[surplus - 1])
+            replaced.up_to = ages[surplus - 1]
         manage_workers()
 
     server.stop, server.manage_workers = tell_and_stop, tell_and_manage
@@ -266,7 +266,7 @@ def guard_reload(server: Any, former_settings: Settings) -> None:
         except (Exception, SystemExit) as error:
             server.app.cfg, server.app.callable = former
             raise ReloadRefused from error
-        replaced.extend(server.worker_age)
+        replaced.up_to = server.worker_age
 
     def reload_or_stay() -> None:
         try:
