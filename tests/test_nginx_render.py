@@ -132,7 +132,7 @@ def test_every_value_ends_up_where_it_belongs(rendered: Render) -> None:
         f"client_max_body_size {2**20 + bodies.FORM_OVERHEAD_BYTES};",  # media
         "rate=600r/m;",
         "max-age=0;",
-        "resolver         127.0.0.11 valid=1s;",
+        "resolver         127.0.0.11 valid=1s",
     ):
         assert line in text, line
 
@@ -188,10 +188,12 @@ def test_there_are_as_many_workers_as_the_container_may_use_cpus(
     assert f"worker_processes        {workers};" in rendered()
 
 
-def test_ipv6_is_listened_on_where_the_machine_has_it(rendered: Render) -> None:
+def test_ipv6_is_listened_on_and_looked_up_where_the_machine_has_it(rendered: Render) -> None:
     addresses = Path("/proc/net/if_inet6")
     has = addresses.exists() and bool(addresses.read_text())
     assert ("listen [::]:8443 ssl;" in rendered()) == has
+    # A name server may refuse that question, and nginx then takes neither answer.
+    assert (" ipv6=off;" in rendered(RESOLVER="192.0.2.53", UPSTREAM="web:8000")) == (not has)
 
 
 def test_name_servers_are_those_of_the_machine(rendered: Render) -> None:
