@@ -141,6 +141,8 @@ async def test_problems_of_the_layer_itself_carry_the_request_id(
         (b"multipart/form-data; boundary=b; charset=idna", False),
         (b'multipart/form-data; boundary=b; CHARSET = "latin-1"', False),
         (b"multipart/form-data; charset=utf-8; boundary=b; charset=punycode", False),
+        (b"multipart/form-data; boundary=b; charset=utf-8 of-a-name-to-remember", False),
+        (b'multipart/form-data; boundary="charset=idna"', True),
     ],
 )
 def test_bodies_are_in_utf_8(content_type: bytes | None, accepted: bool) -> None:
@@ -220,6 +222,13 @@ async def test_a_request_with_two_hosts_is_malformed(second: bytes) -> None:
     for hosts in ((b"localhost", second), (second, b"localhost")):
         sent = await call(layer(), headers=[(b"host", host) for host in hosts])
         assert sent[0]["status"] == 400
+
+
+async def test_a_request_with_two_content_types_is_malformed() -> None:
+    """One would be looked at, and the other one read by."""
+    types = (b"application/json", b"multipart/form-data; boundary=b; charset=punycode")
+    sent = await call(layer(), headers=[(b"content-type", each) for each in types])
+    assert sent[0]["status"] == 400
 
 
 async def test_a_body_that_says_it_is_too_long_is_refused_unread() -> None:

@@ -1,7 +1,6 @@
 """How much a request may bring, how slowly it may come, and in which characters."""
 
-import re
-
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
@@ -11,7 +10,6 @@ SMALL_BODY_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
 
 OTHER_CHARACTERS = "The body has to be in UTF-8."
-_CHARSET = re.compile(rb'charset\s*=\s*"?([^";\s]*)')
 _UTF_8 = frozenset((b"utf-8", b"utf8", b"us-ascii"))
 
 
@@ -28,8 +26,12 @@ def too_large(limit_bytes: int) -> str:
 
 def is_utf_8(content_type: bytes | None) -> bool:
     """Whether a body says so, or nothing. A form's reader would take any codec that Python has,
-    some of which are slow, and Python remembers for ever each name under which it found none."""
-    return content_type is None or _UTF_8.issuperset(_CHARSET.findall(content_type.lower()))
+    some of which are slow, and Python remembers for ever each name under which it found none. It
+    reads the header by the same function."""
+    if content_type is None or b"charset" not in content_type.lower():
+        return True
+    _, parameters = parse_options_header(content_type)
+    return parameters.get(b"charset", b"utf-8").lower() in _UTF_8
 
 
 def waiting(receive: Receive, exchange: Exchange) -> Receive:

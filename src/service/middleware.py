@@ -41,6 +41,7 @@ TRACEPARENT = re.compile(
 SMALL_BODY = (SMALL_BODY_BYTES, SMALL_BODY_BYTES)
 UNMATCHED = "(unmatched)"
 KNOWN_HOSTS = 1000
+SINGLE = {b"host": "Host", b"content-type": "Content-Type"}
 OTHER_HOST = "This service does not answer for that host."
 PLACE = "service.place"  # in a scope: where its request already stands in line
 LONGEST_HOST = 300  # a name has at most 253 characters; the rest is its port
@@ -208,9 +209,10 @@ class RequestLayer:
     def _mistake_of_host(
         self, scope: Scope, headers: Mapping[bytes, bytes]
     ) -> tuple[int, str] | None:
-        """(status, detail) where a request has not one Host header, of a host that is allowed."""
-        if len(headers) < len(scope["headers"]) and _hosts(scope) > 1:  # RFC 9112 section 3.2
-            return 400, "A request has one Host header."
+        """(status, detail) where a request has not one Host header, of a host that is allowed; or
+        several of another kind of which parsers would choose different ones."""
+        if len(headers) < len(scope["headers"]) and (name := _repeated(scope)):
+            return 400, f"A request has one {name} header."
         if not self.allows(headers.get(b"host", b"")):
             return 421, OTHER_HOST
         return None
@@ -272,8 +274,10 @@ async def _to_nobody(_: Message) -> None:
     """The server sends it."""
 
 
-def _hosts(scope: Scope) -> int:
-    return sum(name == b"host" for name, _ in scope["headers"])
+def _repeated(scope: Scope) -> str:
+    """The name of a header that is there more often than it may (RFC 9110 section 5.3)."""
+    names = [name for name, _ in scope["headers"]]
+    return next((told for name, told in SINGLE.items() if names.count(name) > 1), "")
 
 
 def _path(scope: Scope) -> str:

@@ -59,6 +59,25 @@ async def test_nobodys_hash_never_matches(resources: Any) -> None:
         assert not await passwords.verify_password(resources, password, None)
 
 
+async def test_no_thread_composes_the_accents_of_what_is_too_long(
+    resources: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes time with the square of their number: 32,000 are seconds."""
+    seen: list[str] = []
+
+    def normalize(form: str, text: str) -> str:
+        assert threading.current_thread() is not threading.main_thread()
+        seen.append(text)
+        return text
+
+    monkeypatch.setattr(passwords, "unicodedata", SimpleNamespace(normalize=normalize))
+    hashed = await passwords.hash_password(resources, "x" * 1024)
+    assert await passwords.verify_password(resources, "x" * 1024, hashed)
+    assert not await passwords.verify_password(resources, "x" * 1025, hashed)
+    assert not await passwords.verify_password(resources, "a" + "\u0344\u0316" * 16_000, hashed)
+    assert max(map(len, seen)) == 1024
+
+
 def test_nobodys_hash_costs_what_others_do() -> None:
     def parameters(hashed: str) -> list[str]:
         return hashed.split("$")[:4]

@@ -229,6 +229,17 @@ async def test_another_content_type_is_a_problem(embedded_api: Api, content_type
     assert_problem(answer, answer.status_code)
 
 
+@pytest.mark.parametrize(("lines", "status"), [(90, 202), (200, 400)])
+async def test_content_has_few_lines_that_begin_with_the_boundary(
+    embedded_api: Api, lines: int, status: int
+) -> None:
+    """The parser takes hundreds of times as long for them."""
+    answer = await send(embedded_api, form(part("file", b"\r\n--frontierx" * lines, "x.txt")))
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        assert "boundary" in assert_problem(answer, 400)["detail"]
+
+
 @pytest.mark.parametrize(
     "charset",
     [

@@ -11,11 +11,8 @@ from service import pages
 from service.accounts import password_reset, registration
 from service.accounts.attempts import Network
 from service.accounts.links import LinkInvalid
-from service.accounts.schemas import (
-    MAX_PASSWORD_CHARACTERS,
-    MIN_PASSWORD_CHARACTERS,
-    PasswordReset,
-)
+from service.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS
+from service.accounts.schemas import PasswordReset
 from service.resources import Provided
 from service.routing import readable
 

@@ -12,6 +12,10 @@ from service.resources import Resources
 
 Result = TypeVar("Result")
 
+# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
+MIN_PASSWORD_CHARACTERS = 8
+MAX_PASSWORD_CHARACTERS = 1024
+
 # OWASP's parameters for argon2id: 19 MiB and two passes (20 ms).
 _hashes = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19 * 1024, parallelism=1),))
 # Verified where there is no account, so that the answer takes as long.
@@ -22,13 +26,15 @@ NOBODY = (
 
 
 async def hash_password(resources: Resources, password: str) -> str:
-    return await _in_thread(resources, _hashes.hash, _prepared(password))
+    return await _in_thread(resources, _hash, password)
 
 
 async def verify_password(resources: Resources, password: str, password_hash: str | None) -> bool:
-    """Whether the password is the hash's. Takes as long where there is no hash."""
-    candidate = _prepared(password), password_hash or NOBODY
-    matches = await _in_thread(resources, _hashes.verify, *candidate)
+    """Whether the password is the hash's. Takes as long where there is no hash, and no longer for
+    one that is nobody's, as it has more characters than a password may."""
+    if len(password) > MAX_PASSWORD_CHARACTERS:
+        password, password_hash = "", None
+    matches = await _in_thread(resources, _verify, password, password_hash or NOBODY)
     return matches and password_hash is not None
 
 
@@ -40,6 +46,16 @@ async def _in_thread(
         return await loop.run_in_executor(resources.hashing, function, *arguments)
 
 
+def _hash(password: str) -> str:
+    return _hashes.hash(_prepared(password))
+
+
+def _verify(password: str, password_hash: str) -> bool:
+    return _hashes.verify(_prepared(password), password_hash)
+
+
 def _prepared(password: str) -> str:
-    """RFC 8265 section 4.2.2: keyboards compose the same letter in different ways."""
+    """RFC 8265 section 4.2.2: keyboards compose the same letter in different ways. Accents without
+    end on one letter take time with the square of their number (1,024 of them some milliseconds).
+    """
     return unicodedata.normalize("NFC", password)

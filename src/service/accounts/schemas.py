@@ -16,11 +16,9 @@ from pydantic import (
 
 from service.accounts import addresses
 from service.accounts.models import ApiKey
+from service.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS
 from service.texts import VISIBLE_LINE
 
-# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
-MIN_PASSWORD_CHARACTERS = 8
-MAX_PASSWORD_CHARACTERS = 1024
 MAX_KEY_YEARS = 10
 
 

@@ -11,8 +11,11 @@ from uuid import uuid4
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Message
 
 from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 PROCESS = "media.process"
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 4096
+MOST_DELIMITERS = 100  # of some ten parts, and of content that begins a few lines like one
 
 
 class FileTooLarge(ServiceError):
@@ -55,11 +59,31 @@ def _fields(form: FormData) -> tuple[UploadFile, UploadFields]:
         ) from None
 
 
+def _with_few_delimiters(request: Request) -> Request:
+    """Its parser looks hundreds of times longer at a line that begins with the boundary, and is
+    none, which content may not have (RFC 2046 section 5.1.1). Raises HTTPException."""
+    _, parameters = parse_options_header(request.headers.get("content-type"))
+    delimiter = b"\r\n--" + parameters.get(b"boundary", b"")
+    found = 0
+
+    async def receive() -> Message:
+        nonlocal found
+        message = await request.receive()
+        found += message.get("body", b"").count(delimiter)
+        if found > MOST_DELIMITERS:
+            raise HTTPException(400, "The body has too many lines that begin with its boundary.")
+        return message
+
+    return Request(request.scope, receive)
+
+
 @asynccontextmanager
 async def _received(request: Request) -> AsyncIterator[FormData]:
     """The form of a request; its file is unnamed, in a temporary directory beyond 1 MiB."""
     try:
-        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        form = await _with_few_delimiters(request).form(
+            max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
     except OSError as error:  # such as a full disk
         raise StorageUnavailable from error
     try:
