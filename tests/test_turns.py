@@ -102,22 +102,25 @@ async def test_once_the_line_is_short_again_others_join_it(
 async def test_nobody_joins_a_line_that_is_known_to_move_too_slowly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ten turns in the time that may be waited, and a crowd that comes whenever one ends."""
+    """Fifty turns a second, of which ten are as long as may be waited, and a crowd that comes
+    whenever one ends."""
     monkeypatch.setattr(turns, "REFUSED_SECONDS", 10.0)
     monkeypatch.setattr(turns, "LONGEST_SECONDS", 20.0)
     monkeypatch.setattr(turns, "PACE_SECONDS", 0.1)
+    now = asyncio.get_running_loop().time()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
     some, crowd = Turns("test", 1), []
     await some.take()
-    begun_at, ends = asyncio.get_running_loop().time(), 0
-    while ends < 20:
+    for _ in range(20):
         crowd += [waiting(some) for _ in range(50)]
-        await asyncio.sleep(0.02)
+        await begun()
+        now += 0.02
         some.give_back()
-        ends += 1
-    per_second = ends / (asyncio.get_running_loop().time() - begun_at)
+        await begun()
     line = sum(not task.done() for task in crowd)
-    assert line < 4 * per_second * turns.REFUSED_SECONDS
-    assert sum(task.done() and task.exception() is not None for task in crowd) > 100
+    assert 450 <= line <= 550
+    refused = sum(task.done() and task.exception() is not None for task in crowd)
+    assert refused == 1000 - 20 - line
     while some.taken:
         some.give_back()
         await begun()
