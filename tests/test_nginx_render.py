@@ -377,6 +377,25 @@ def test_a_broken_link_is_no_reason_for_a_development_certificate(
     assert [line.split(":")[0].strip() for line in lines] == ["TLS_CERTIFICATE", "TLS_KEY"]
 
 
+def test_a_certificate_in_a_folder_that_nginx_cannot_search_is_not_taken_for_none(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """Such as one that a umask of 027 made."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    files = mounted(folder)
+    folder.chmod(0o600)
+    command = [RENDER, tmp_path / "nginx.conf", TEMPLATE]
+    if os.geteuid() == 0:  # who may do anything but for this
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    environment = clean_environment(**variables, **files)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 78
+    for name in files:
+        assert f"  {name}: expected a file in a folder that" in done.stderr
+    assert not (tmp_path / "tls").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_a_mistake(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
