@@ -1,5 +1,6 @@
 """The scripts of operators, as far as they go without a container engine."""
 
+import os
 import shutil
 import stat
 import subprocess
@@ -91,3 +92,56 @@ def test_what_is_mounted_can_be_read_whatever_the_umask_was(checkout: Path, stac
         mode = stat.S_IMODE((checkout / name).stat().st_mode)
         assert mode & 0o055 == (0o055 if mode & 0o100 else 0o044), name
     assert stat.S_IMODE(secret.stat().st_mode) & 0o077 == 0
+
+
+# A Job of which each look takes the next id, where it is listed; everything else succeeds.
+KUBECTL = """#!/bin/sh
+echo "$*" >>"$LOG"
+case $* in
+*metadata.uid*) head -n 1 "$JOBS" && sed -i 1d "$JOBS" ;;
+*status.succeeded*) echo 1 ;;
+esac
+"""
+
+
+def roll_out(folder: Path, namespace: str, jobs: str) -> tuple[int, list[str]]:
+    """The exit code, and what kubectl was asked for."""
+    (folder / "kustomization.yaml").write_text(namespace)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "kubectl").write_text(KUBECTL)
+    (folder / "bin" / "kubectl").chmod(0o755)
+    (folder / "jobs").write_text(jobs)
+    (folder / "log").touch()
+    files = {"LOG": str(folder / "log"), "JOBS": str(folder / "jobs")}
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [ROOT / "deploy" / "kubernetes" / "rollout", folder],
+        env=clean_environment(PATH=path, **files),
+        capture_output=True,
+        timeout=60,
+    )
+    return done.returncode, (folder / "log").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "line", ["namespace: service", 'namespace: "service"', "namespace: 'service' # of us"]
+)
+def test_a_rollout_is_in_the_namespace_of_its_overlay(tmp_path: Path, line: str) -> None:
+    code, asked = roll_out(tmp_path, f"kind: Kustomization\n{line}\n", "a\na\na\n")
+    assert code == 0
+    assert {each.split()[1] for each in asked if each.startswith("--namespace")} == {"service"}
+    assert asked[-2].endswith("--selector phase=last")
+
+
+def test_a_rollout_without_a_namespace_begins_nothing(tmp_path: Path) -> None:
+    assert roll_out(tmp_path, "resources: [../base]\n", "") == (64, [])
+
+
+@pytest.mark.parametrize(("jobs", "applied"), [("a\nb\n", 1), ("a\na\nb\n", 2)])
+def test_a_rollout_makes_way_for_one_that_began_later(
+    tmp_path: Path, jobs: str, applied: int
+) -> None:
+    """Whose manifests would else be overwritten by older ones."""
+    code, asked = roll_out(tmp_path, "namespace: service\n", jobs)
+    assert code == 1
+    assert len([each for each in asked if each.startswith("apply")]) == applied
