@@ -68,8 +68,7 @@ class Overlay:
             "patches": self._patches(),
         }
         lines = [f"{key}: {json.dumps(value)}\n" for key, value in content.items()]
-        text = "".join(lines).replace(json.dumps(NAMESPACE), NAMESPACE)  # as `rollout` reads it
-        (self.path / "kustomization.yaml").write_text(text)
+        (self.path / "kustomization.yaml").write_text("".join(lines))
 
     def _patches(self) -> list[Patch]:
         patches = [_patch(name, self._of_pods(name)) for name in CONTAINERS]

@@ -140,6 +140,7 @@ class Nginx:
             "ACCESS_LOG_FILE": str(self.folder("logs") / "access.log"),
             "ERROR_LOG_FILE": str(self.folder("logs") / "error.log"),
             "WORKER_PROCESSES": "2",
+            "HTTP3": "auto",
         }
         return defaults | dict(self.environment)
 

@@ -138,7 +138,7 @@ def test_every_value_ends_up_where_it_belongs(rendered: Render) -> None:
 
 
 def test_an_older_nginx_gets_what_it_knows(rendered: Render) -> None:
-    text = rendered(NGINX_SAYS=OLD, UPSTREAM="web:8000")
+    text = rendered(NGINX_SAYS=OLD, UPSTREAM="web:8000", HTTP3="auto")
     for word in ("http2 on", "quic", "resolve", "Alt-Svc", "keepalive_min_timeout", "MLKEM"):
         assert word not in text, word
     assert "listen 8443 ssl http2 default_server;" in text
@@ -146,21 +146,21 @@ def test_an_older_nginx_gets_what_it_knows(rendered: Render) -> None:
 
 
 def test_a_new_nginx_gets_all_of_it(rendered: Render) -> None:
-    text = rendered(UPSTREAM="web:8000")
+    text = rendered(UPSTREAM="web:8000", HTTP3="auto")
     for line in ("http2 on;", "listen 8443 quic;", "resolve;", "Alt-Svc", "X25519MLKEM768:X25519"):
         assert line in text, line
     assert "ssl http2" not in text
 
 
 def test_an_nginx_without_http3_does_not_offer_it(rendered: Render) -> None:
-    text = rendered(NGINX_SAYS=NEW.replace("--with-http_v3_module", ""))
+    text = rendered(HTTP3="auto", NGINX_SAYS=NEW.replace("--with-http_v3_module", ""))
     assert "quic" not in text
     assert "Alt-Svc" not in text
 
 
-def test_http3_can_be_switched_off(rendered: Render) -> None:
-    """Behind a load balancer of TCP alone, browsers would try it in vain for a day."""
-    text = rendered(HTTP3="off", NGINX_SAYS=NEW)
+def test_http3_is_not_offered_unasked(rendered: Render) -> None:
+    """A reload breaks some of its connections."""
+    text = rendered(NGINX_SAYS=NEW)
     assert "quic" not in text
     assert "Alt-Svc" not in text
 
@@ -375,6 +375,25 @@ def test_a_broken_link_is_no_reason_for_a_development_certificate(
         os.symlink("/nonexistent", path)
     lines = refused(**files)
     assert [line.split(":")[0].strip() for line in lines] == ["TLS_CERTIFICATE", "TLS_KEY"]
+
+
+def test_a_certificate_in_a_folder_that_nginx_cannot_search_is_not_taken_for_none(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """Such as one that a umask of 027 made."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    files = mounted(folder)
+    folder.chmod(0o600)
+    command = [RENDER, tmp_path / "nginx.conf", TEMPLATE]
+    if os.geteuid() == 0:  # who may do anything but for this
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    environment = clean_environment(**variables, **files)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 78
+    for name in files:
+        assert f"  {name}: expected a file in a folder that" in done.stderr
+    assert not (tmp_path / "tls").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_a_mistake(

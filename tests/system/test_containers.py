@@ -38,6 +38,7 @@ def production() -> Iterator[Stack]:
     require_engine()
     with stack_directory() as directory:
         stack = Stack(directory, "production")
+        (directory / "deploy" / "postgres" / "service.sh").chmod(0o600)  # as a umask of 077 has it
         tls = directory / "secrets" / "tls"
         tls.mkdir(parents=True)  # as its owner's umask has it, and then closed
         certificate, key = make_certificate(tls)
@@ -376,6 +377,35 @@ def test_a_release_that_does_not_start_leaves_the_old_one_serving(production: St
     assert "web-next" not in production.containers()
 
 
+def test_a_migration_that_fails_leaves_everything_as_it_was(production: Stack) -> None:
+    """PostgreSQL too, where its service has changed."""
+    settings = production.directory / ".env"
+    kept, before = settings.read_text(), production.containers()
+    former = tagged(production)
+    try:
+        settings.write_text(kept + "POSTGRES_CPUS=1\n")
+        with broken_migration(production):
+            result = production.make("deploy", check=False)
+    finally:
+        settings.write_text(kept)
+    assert result.returncode != 0
+    assert "a broken migration" in result.stdout + result.stderr
+    assert "the migration failed; what served before still serves" in result.stderr
+    assert production.containers() == before
+    assert tagged(production) == former
+
+
+@contextlib.contextmanager
+def broken_migration(stack: Stack) -> Iterator[None]:
+    path = stack.directory / "migrations" / "env.py"
+    kept = path.read_text()
+    path.write_text(kept + "\nraise RuntimeError('a broken migration')\n")
+    try:
+        yield
+    finally:
+        path.write_text(kept)
+
+
 def test_of_a_release_whose_worker_does_not_start_the_web_process_serves(
     production: Stack,
 ) -> None:
@@ -417,9 +447,16 @@ def test_a_wrong_configuration_is_refused_before_anything_is_replaced(production
     assert production.containers() == before
 
 
-@pytest.mark.parametrize("setting", ["TRUSTED_PROXIES=lb.example.org", "API_RATE=many"])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("TRUSTED_PROXIES=lb.example.org", "TRUSTED_PROXIES"),
+        ("API_RATE=many", "API_RATE"),
+        ("TLS_CERTIFICATES=./secrets/tsl", "secrets/tsl"),
+    ],
+)
 def test_a_setting_that_nginx_cannot_use_is_refused_as_well(
-    production: Stack, setting: str
+    production: Stack, setting: str, said: str
 ) -> None:
     path = production.directory / ".env"
     kept, before = path.read_text(), production.containers()
@@ -429,7 +466,7 @@ def test_a_setting_that_nginx_cannot_use_is_refused_as_well(
     finally:
         path.write_text(kept)
     assert result.returncode != 0
-    assert setting.partition("=")[0] in result.stderr
+    assert said in result.stderr
     assert production.containers() == before
 
 
@@ -485,6 +522,27 @@ def test_a_certificate_is_exchanged_without_a_restart(production: Stack) -> None
     wait_until(lambda: all(production.status("/health/live") == 200 for _ in range(10)))
 
 
+def test_a_reload_that_nginx_refuses_is_no_success(production: Stack) -> None:
+    """A zone with another key: nginx finds out when it has the signal, and has told nobody."""
+    folder = f"{production.project}_front:/srv/front"
+    change = r"s/limit_req_zone +\S+( +zone=api:)/limit_req_zone $binary_remote_addr$uri\1/"
+    editing = ("run", "--rm", "--user", "0", "--volume", folder, "--entrypoint", "sed")
+    kept = production.sh("nginx", "cat /srv/front/nginx.conf; cat /tmp/nginx.conf")
+    docker(*editing, production.project, "-i.kept", "-E", change, "/srv/front/nginx.conf")
+    try:
+        command = ("exec", "-T", "nginx", "/srv/front/reload", "--if-changed")
+        refused = production.compose(*command, check=False)
+        assert refused.returncode != 0
+        assert "the one of before is in force" in refused.stderr
+    finally:
+        restoring = ("run", "--rm", "--user", "0", "--volume", folder, "--entrypoint", "mv")
+        at = "/srv/front/nginx.conf"
+        docker(*restoring, production.project, f"{at}.kept", at)
+    # What comes next looks whether it has changed against what is in force.
+    assert production.sh("nginx", "cat /srv/front/nginx.conf; cat /tmp/nginx.conf") == kept
+    production.compose(*command)
+
+
 def ask(stack: Stack, query: str) -> str:
     return stack.sh("postgres", f'psql -U postgres -d service -XAtc "{query}"').strip()
 
@@ -537,3 +595,11 @@ def test_stop_removes_the_containers_and_keeps_the_volumes(production: Stack) ->
     assert production.containers() == {}
     volumes = docker("volume", "ls", "--quiet", "--filter", f"name={production.project}").stdout
     assert f"{production.project}_postgres" in volumes
+
+
+def test_a_first_deploy_that_fails_says_why(production: Stack) -> None:
+    with broken_migration(production):
+        result = production.make("deploy", check=False)
+    assert result.returncode != 0
+    assert "a broken migration" in result.stdout + result.stderr
+    assert "nothing is served" in result.stderr

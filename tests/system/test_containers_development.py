@@ -54,6 +54,8 @@ class Running:
 def running() -> Iterator[Running]:
     require_engine()
     with stack_directory() as directory:
+        for path in (directory / "src").rglob("*"):
+            path.chmod(path.stat().st_mode & 0o700)  # as a umask of 077 has it
         stack = Stack(directory, "development")
         running = Running(stack, directory / "run.log")
         try:

@@ -248,7 +248,7 @@ def test_every_alert_fires_when_it_has_a_reason_to(site: Site) -> None:
     for _ in range(3):
         kill_a_worker(site)
     expect("WorkersCrash")
-    for _ in range(4):
+    for _ in range(6):
         before = started(site)
         site.web.stop(signal.SIGTERM)
         site.web.start(wait="/health/ready")
