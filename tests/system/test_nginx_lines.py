@@ -215,7 +215,8 @@ LIMITS = [
     gone("limit_req  zone=files       burst=200 nodelay;", limits.files_are_limited_too, LIMITED),
     gone("limit_conn connections 128;", limits.a_client_has_so_many_requests_at_once, LIMITED),
     # media: from here
-    gone("limit_conn uploads     32;", limits.a_client_sends_so_many_uploads_at_once),
+    gone("limit_conn uploads     16;", limits.a_client_sends_so_many_uploads_at_once),
+    gone("limit_conn all_uploads 400;", limits.all_send_so_many_uploads_at_once, LIMITED),
     became(
         '"POST:/api/media" $client',
         '"POST:/api/media" ""',
@@ -349,7 +350,19 @@ CACHE = [
         caching.an_answer_that_has_not_changed_is_not_sent_again,
     ),
     gone("proxy_cache                   public;", caching.public_answers_are_kept),
-    gone("proxy_cache           public;", caching.a_preview_that_is_gone_takes_the_old_ones_place),
+    # media: from here
+    gone(
+        "proxy_cache           previews;",
+        caching.a_preview_that_is_gone_takes_the_old_ones_place,
+    ),
+    Line(
+        "proxy_cache           previews;",
+        "proxy_cache public;",
+        caching.made_up_pages_push_out_no_preview,
+        OPEN,
+        base=caching.SMALL,
+    ),
+    # media: to here
 ]
 CIPHERS = "ssl_ciphers               ECDHE-ECDSA-AES128-GCM-SHA256:"
 TLS = [
