@@ -20,6 +20,7 @@ from service.jobs import (
     JobFailure,
     Outcome,
     execute,
+    most_slow,
 )
 from service.resources import Resources, background
 from service.schedule import enqueue_forever
@@ -88,7 +89,8 @@ class Runner:
             await self._change(claims, Outcome("again", CLAIM_SECONDS), status="doing")
         concurrency = self.resources.settings.job_concurrency
         while len(self.running) < concurrency and not self.stopping:
-            if (job := await self._claim()) is None:
+            slow = sum(job.priority < 0 for job in self.running.values())
+            if (job := await self._claim(prompt=slow >= most_slow(concurrency))) is None:
                 break
             run = asyncio.create_task(self._run(job), name=f"job {job.id}")
             self.running[run] = job
@@ -100,13 +102,17 @@ class Runner:
         if not run.cancelled() and (error := run.exception()):
             log.error("embedded_job_lost", exc_info=error)  # its claim will end
 
-    async def _claim(self) -> Job | None:
+    async def _claim(self, *, prompt: bool) -> Job | None:
+        """The next job; `prompt`: of those that are not slow."""
         now = datetime.now(UTC)
         due = and_(EmbeddedJob.status.in_(("todo", "doing")), EmbeddedJob.run_at <= now)
+        if prompt:
+            due = and_(due, EmbeddedJob.priority >= 0)
         async with self.resources.database.reading() as connection:
             if not await connection.scalar(select(exists().where(due))):
                 return None  # without a write, which would lock out others once a second
-        first = select(EmbeddedJob.id).where(due).order_by(EmbeddedJob.id).limit(1)
+        order = EmbeddedJob.priority.desc(), EmbeddedJob.id
+        first = select(EmbeddedJob.id).where(due).order_by(*order).limit(1)
         statement = (
             update(EmbeddedJob)
             .where(EmbeddedJob.id == first.scalar_subquery())
@@ -119,7 +125,9 @@ class Runner:
         )
         async with self.resources.database.transaction() as session:
             row = (await session.scalars(statement)).one_or_none()
-        return None if row is None else Job(row.id, row.task, row.attempts, row.arguments)
+        if row is None:
+            return None
+        return Job(row.id, row.task, row.attempts, row.arguments, row.priority)
 
     async def _run(self, job: Job) -> None:
         task = TASKS.get(job.task)

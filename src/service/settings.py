@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     max_content_length: fields.Size = ByteSize(16 * 1024 * 1024)
     """Largest upload"""
     job_concurrency: Annotated[int, Range(1, 100)] = 4
-    """Jobs a worker runs at once"""
+    """Jobs a worker runs at once; those that take long leave one of several to the others"""
     worker_bind: fields.Bind | None = None
     """Where the worker answers probes and `/metrics`; empty: nowhere"""
 

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
+from service.jobs import SLOW
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.revisions import record
@@ -142,7 +143,9 @@ async def _commit(
                 await keep(resources, session, once, answer)
             session.add(item)
             await session.flush()
-            await resources.jobs.enqueue(session, PROCESS, item_id=str(item.id))
+            await resources.jobs.enqueue(
+                session, PROCESS, priority=SLOW, item_id=str(item.id)
+            )
             await record(resources, session, item.account_id, item.id)
     except ServiceError:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
