@@ -89,8 +89,7 @@ class Runner:
             await self._change(claims, Outcome("again", CLAIM_SECONDS), status="doing")
         concurrency = self.resources.settings.job_concurrency
         while len(self.running) < concurrency and not self.stopping:
-            slow = sum(job.priority < 0 for job in self.running.values())
-            if (job := await self._claim(prompt=slow >= most_slow(concurrency))) is None:
+            if (job := await self._claim()) is None:
                 break
             run = asyncio.create_task(self._run(job), name=f"job {job.id}")
             self.running[run] = job
@@ -102,11 +101,11 @@ class Runner:
         if not run.cancelled() and (error := run.exception()):
             log.error("embedded_job_lost", exc_info=error)  # its claim will end
 
-    async def _claim(self, *, prompt: bool) -> Job | None:
-        """The next job; `prompt`: of those that are not slow."""
+    async def _claim(self) -> Job | None:
         now = datetime.now(UTC)
         due = and_(EmbeddedJob.status.in_(("todo", "doing")), EmbeddedJob.run_at <= now)
-        if prompt:
+        slow = sum(job.priority < 0 for job in self.running.values())
+        if slow >= most_slow(self.resources.settings.job_concurrency):
             due = and_(due, EmbeddedJob.priority >= 0)
         async with self.resources.database.reading() as connection:
             if not await connection.scalar(select(exists().where(due))):
