@@ -18,6 +18,7 @@ from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.jobs import SLOW
+from service.media.allowance import check_unfinished
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.revisions import record
@@ -76,9 +77,10 @@ async def receive(
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
     client that gives up leaves nothing behind. With a key, a request that came before is not done
-    again. Raises RequestValidationError, FileTooLarge, KeyReused, StorageUnavailable,
-    DatabaseUnavailable.
+    again. Raises TooManyUnfinished, RequestValidationError, FileTooLarge, KeyReused,
+    StorageUnavailable, DatabaseUnavailable.
     """
+    await check_unfinished(resources, identity.id)
     limit = resources.settings.max_content_length
     async with _received(request) as form:
         file, fields = _fields(form)
