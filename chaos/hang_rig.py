@@ -17,7 +17,7 @@ from bench.account import Bearer
 from api import PASSWORD, hash_of_password
 from chaos.asking import Person
 from chaos.breakable_proxy import BreakableProxy
-from chaos.stack import Servers, open_servers
+from chaos.stack import BOUNDLESS, Servers, open_servers
 from mail_server import MailServer
 from object_stores import SECRET, Rclone
 from servers import Postgresql, RedisServer, Web, Worker, free_port, service_command, wait_until
@@ -91,6 +91,7 @@ class Rig:
             "UPLOAD_FOLDER": str(self.media),
             "ACCESS_LOG": "false",
             "WEB_CONCURRENCY": str(WORKERS),
+            **BOUNDLESS,
         }
         if self.store is not None:
             own |= self.store.variables(

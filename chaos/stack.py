@@ -36,6 +36,8 @@ from servers import (
 LOOPBACK = "127.0.0.1"
 # What production ships with, where the tests of single parts are in a hurry.
 SHIPPED = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "30", "ACCESS_LOG": "false"}
+# One account has what many people have.
+BOUNDLESS = {"MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def new_stack(
     newest = "image" if available("image") else "installed"
     nginx = kind.nginx_class(directory, newest, OPEN, name="localhost")
     run, media = nginx.folder("run"), nginx.folder("media")
-    common = SHIPPED | {
+    common = SHIPPED | BOUNDLESS | {
         "DATABASE_URL": url,
         "REDIS_URL": servers.redis.url,
         "MAIL_SERVER": "127.0.0.1",

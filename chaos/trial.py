@@ -14,7 +14,7 @@ from bench.account import Bearer
 
 from chaos.cluster import Cluster
 from chaos.overlay import IMAGE, NAMESPACE, Overlay
-from chaos.stack import Servers, open_servers
+from chaos.stack import BOUNDLESS, Servers, open_servers
 from mail_server import MailServer
 from nginx_checks import OPEN
 from servers import ROOT
@@ -142,6 +142,7 @@ def _trial(servers: Servers) -> Trial:
             "MAIL_PORT": str(servers.mail.port),
             "MAIL_USE_TLS": "false",
             "WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT_SECONDS),
+            **BOUNDLESS,
         },
         secrets={
             "secret_key": secrets.token_urlsafe(32),

@@ -58,6 +58,13 @@ async def block(resources: Any, job: Job) -> None:
     await asyncio.to_thread(time.sleep, job.arguments["seconds"])
 
 
+async def hold(resources: Any, job: Job) -> None:
+    """Takes until the file `path` exists."""
+    note("holds", job.arguments["name"], job.attempt)
+    while not os.path.exists(job.arguments["path"]):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def give_up(resources: Any, job: Job, error: BaseException) -> None:
     note("gave-up", job.arguments["name"], type(error).__name__)
 
@@ -74,6 +81,7 @@ TASKS = by_name(
         Task("test.record", record),
         Task("test.last", last, give_up, max_attempts=2),
         Task("test.block", block),
+        Task("test.hold", hold),
         Task("test.fail", fail, give_up, max_attempts=3, first_delay_seconds=0.2),
         Task("test.die", die, give_up, max_attempts=2),
         Task("test.need", need, give_up, max_attempts=1),

@@ -23,7 +23,7 @@ from servers import Web, cpu_seconds, free_port, idle_cpu_seconds, wait_until
 from service import embedded
 from service.errors import Unavailable
 from service.health import Health
-from service.jobs import EmbeddedJob, Job, Task
+from service.jobs import SLOW, EmbeddedJob, Job, Task
 from service.lifecycle import Lifecycle
 from service.migrate import migrate
 from service.resources import Resources, open_resources
@@ -126,6 +126,34 @@ async def test_no_more_jobs_than_allowed_run_at_once(
         await notebook.until(lambda: len(notebook.notes) == 10)
     assert notebook.most == 3
     assert sorted(name for _, name, _ in notebook.notes) == list(range(10))
+
+
+async def test_slow_jobs_make_way_for_the_others_and_leave_them_a_place(
+    embedded_settings: Settings, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = embedded_settings.model_copy(update={"job_concurrency": 2})
+    slow = asyncio.Event()
+
+    async def hold(resources: Any, job: Job) -> None:
+        notebook.notes.append(("holds", job.arguments["name"], job.attempt))
+        await slow.wait()
+
+    monkeypatch.setitem(embedded.TASKS, "test.hold", Task("test.hold", hold))
+    async with opened(settings) as resources:
+        for name in "ab":
+            await enqueue(resources, "test.hold", priority=SLOW, name=name)
+        for name in "xy":
+            await enqueue(resources, "test.record", name=name)
+        async with embedded.run_jobs(resources):
+            await notebook.until(lambda: len(notebook.notes) == 3)
+            await enqueue(resources, "test.record", name="z")
+            await notebook.until(lambda: len(notebook.notes) == 4)
+            told = [(what, name) for what, name, _ in notebook.notes]
+            assert sorted(told[:2]) == [("ran", "x"), ("ran", "y")]
+            assert told[2:] == [("holds", "a"), ("ran", "z")]
+            slow.set()
+            await notebook.until(lambda: embedded_jobs(settings) == [])
+    assert notebook.notes[-1] == ("holds", "b", 1)
 
 
 async def test_a_job_that_fails_is_tried_again(

@@ -19,7 +19,7 @@ from service.database import UtcDateTime, open_database
 from service.errors import Unavailable
 from service.job_list import JobList
 from service.job_queue import RESCUE
-from service.jobs import MOST_COUNTED, OLDEST, Job, Jobs, Outcome, Task, counting, execute
+from service.jobs import MOST_COUNTED, OLDEST, SLOW, Job, Jobs, Outcome, Task, counting, execute
 from service.logs import request_id, trace_id
 from service.settings import Settings
 
@@ -72,8 +72,17 @@ async def test_the_embedded_runner_is_woken_by_a_commit(embedded_settings: Setti
         assert jobs.arrived.is_set()
 
 
+@pytest.mark.parametrize(
+    ("fetch", "slow", "first"),
+    [
+        ("procrastinate_fetch_job_v2", 0, [15000]),
+        ("fetch_prompt_job", 20000, [20001]),
+        ("fetch_prompt_job", 30000, []),
+    ],
+    ids=["of all", "of those that are not slow", "of which there are none"],
+)
 def test_the_next_of_many_jobs_is_found_without_reading_the_others(
-    shared_postgresql: Postgresql, database_url: str
+    shared_postgresql: Postgresql, database_url: str, fetch: str, slow: int, first: list[int]
 ) -> None:
     """Also where statistics are of a time when the queue was empty, as it is most of the time."""
     psql = partial(shared_postgresql.psql, database=database_url.rpartition("/")[2])
@@ -81,16 +90,17 @@ def test_the_next_of_many_jobs_is_found_without_reading_the_others(
     psql("ANALYZE procrastinate_jobs; INSERT INTO procrastinate_workers DEFAULT VALUES")
     psql(
         "INSERT INTO procrastinate_jobs (queue_name, task_name, priority)"
-        " SELECT 'default', 'test.task', 0 FROM generate_series(1, 20000)"
+        f" SELECT 'default', 'test.task', CASE WHEN n <= {slow} THEN {SLOW} ELSE 0 END"
+        " FROM generate_series(1, 30000) AS n"
     )
     psql("DELETE FROM procrastinate_jobs WHERE id < 15000")
     found = psql(
-        "BEGIN; SELECT (procrastinate_fetch_job_v2(ARRAY['default'], 1)).id;"
+        f"BEGIN; SELECT id FROM {fetch}(ARRAY['default'], 1);"
         " SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
         " WHERE relname = 'procrastinate_jobs'; COMMIT"
     )
-    job_id, read = (int(line) for line in found.split() if line.isdigit())
-    assert job_id == 15000
+    *job_ids, read = (int(line) for line in found.split() if line.isdigit())
+    assert job_ids == first
     assert read <= 10
 
 

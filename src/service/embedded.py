@@ -20,6 +20,7 @@ from service.jobs import (
     JobFailure,
     Outcome,
     execute,
+    most_slow,
 )
 from service.resources import Resources, background
 from service.schedule import enqueue_forever
@@ -103,10 +104,14 @@ class Runner:
     async def _claim(self) -> Job | None:
         now = datetime.now(UTC)
         due = and_(EmbeddedJob.status.in_(("todo", "doing")), EmbeddedJob.run_at <= now)
+        slow = sum(job.priority < 0 for job in self.running.values())
+        if slow >= most_slow(self.resources.settings.job_concurrency):
+            due = and_(due, EmbeddedJob.priority >= 0)
         async with self.resources.database.reading() as connection:
             if not await connection.scalar(select(exists().where(due))):
                 return None  # without a write, which would lock out others once a second
-        first = select(EmbeddedJob.id).where(due).order_by(EmbeddedJob.id).limit(1)
+        order = EmbeddedJob.priority.desc(), EmbeddedJob.id
+        first = select(EmbeddedJob.id).where(due).order_by(*order).limit(1)
         statement = (
             update(EmbeddedJob)
             .where(EmbeddedJob.id == first.scalar_subquery())
@@ -119,7 +124,9 @@ class Runner:
         )
         async with self.resources.database.transaction() as session:
             row = (await session.scalars(statement)).one_or_none()
-        return None if row is None else Job(row.id, row.task, row.attempts, row.arguments)
+        if row is None:
+            return None
+        return Job(row.id, row.task, row.attempts, row.arguments, row.priority)
 
     async def _run(self, job: Job) -> None:
         task = TASKS.get(job.task)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from procrastinate.connector import BaseConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job as QueuedJob
 from procrastinate.jobs import Status
-from procrastinate.manager import JobManager
+from procrastinate.manager import JobManager, NotificationCallback
 
 from service.jobs import HANDED_BACK, UNKNOWN, WAKE, Outcome
 
@@ -24,6 +24,7 @@ STATEMENT_SECONDS = 10.0  # longest wait for one of the queue's; psycopg takes a
 OWNED = (
     """id = %(job)s AND status = 'doing' AND worker_id = %(worker)s AND attempts = %(attempts)s"""
 )
+FETCH_PROMPT = "SELECT * FROM fetch_prompt_job(%(queues)s::varchar[], %(worker_id)s)"
 DONE = f"DELETE FROM procrastinate_jobs WHERE {OWNED} RETURNING id"  # noqa: S608
 FAILED = f"""
 WITH failed AS (
@@ -102,11 +103,15 @@ class Queue(JobManager):
 
     `broken` is set where only a new registration of the worker helps: a job's end could not be
     recorded, or a heartbeat, or the worker was struck off while it was frozen. procrastinate's own
-    worker would go on without a heartbeat, and all its jobs would be run by others as well.
+    worker would go on without a heartbeat, and all its jobs would be run by others as well. No more
+    than `most_slow` jobs below priority 0 are taken at once.
     """
 
-    def __init__(self, connector: BaseConnector) -> None:
+    def __init__(self, connector: BaseConnector, most_slow: int) -> None:
         super().__init__(connector)
+        self.most_slow = most_slow
+        self.slow: set[int] = set()  # the ids of those that run
+        self._wake: NotificationCallback | None = None
         self.outcomes: dict[int, Outcome] = {}
         self.broken = asyncio.Event()
         self.worker_id: int | None = None
@@ -118,6 +123,30 @@ class Queue(JobManager):
     async def unregister_worker(self, worker_id: int) -> None:
         self.worker_id = None
         await super().unregister_worker(worker_id)
+
+    async def listen_for_jobs(
+        self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
+    ) -> None:
+        self._wake = on_notification
+        await super().listen_for_jobs(on_notification=on_notification, queues=queues)
+
+    @property
+    def _full(self) -> bool:
+        return len(self.slow) >= self.most_slow
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> QueuedJob | None:
+        job = None
+        if self._full:
+            rows = await self.connector.execute_query_all_async(
+                FETCH_PROMPT, queues=queues, worker_id=worker_id
+            )
+            job = QueuedJob.from_row(rows[0]) if rows else None
+        if job is None and not self._full:  # any more: a word of it would not be heard meanwhile
+            job = await super().fetch_job(queues, worker_id)
+        if job is not None and job.priority < 0:
+            assert job.id is not None
+            self.slow.add(job.id)
+        return job
 
     async def finish_job(self, job: QueuedJob, status: Status, delete_job: bool) -> None:
         """Called once a run, also for one that was cancelled or whose task nobody knows."""
@@ -136,6 +165,15 @@ class Queue(JobManager):
             return
         if not owned:
             log.warning("job_was_taken_over", extra=extra)
+        await self._leave(job.id)
+
+    async def _leave(self, job_id: int) -> None:
+        """Where it kept other slow jobs from being taken, the worker looks for them now."""
+        kept_others = self._full
+        self.slow.discard(job_id)
+        if kept_others and not self._full and self._wake is not None:
+            word = {"type": "job_inserted", "job_id": 0}
+            await self._wake(channel="", notification=word)
 
     async def _record(self, job: QueuedJob, outcome: Outcome) -> bool:
         """Whether the job was still this run's."""

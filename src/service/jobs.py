@@ -56,6 +56,9 @@ OLDEST = text("""
             WHERE status = 'todo' AND scheduled_at <= now())
     ))
 """)
+# The priority of what takes long, or waits for a core: it makes way for all other jobs, which have 0,
+# and leaves them a place in each worker. So nobody's mail waits for somebody's pictures.
+SLOW = -1
 MAX_DELAY_SECONDS = 3600
 MAX_REASON_CHARACTERS = 500
 OUTAGE_DELAY_SECONDS = 5
@@ -71,6 +74,7 @@ class Job:
     task: str
     attempt: int
     arguments: Mapping[str, Any]
+    priority: int = 0
 
 
 async def _nothing(resources: Any, job: Job, error: BaseException) -> None:
@@ -204,6 +208,7 @@ class EmbeddedJob(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     status: Mapped[str] = mapped_column(String(10), default="todo")
     run_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    priority: Mapped[int] = mapped_column(default=0)
 
 
 class JobFailure(Base):
@@ -218,7 +223,7 @@ class JobFailure(Base):
 
 DEFER = text(
     "SELECT procrastinate_defer_jobs_v1(ARRAY["
-    "ROW(:queue, :task, 0, NULL, NULL, CAST(:arguments AS jsonb), NULL)"
+    "ROW(:queue, :task, CAST(:priority AS integer), NULL, NULL, CAST(:arguments AS jsonb), NULL)"
     "::procrastinate_job_to_defer_v1])"
 )
 procrastinate_jobs = table(
@@ -238,6 +243,11 @@ def counting(table: str) -> str:
     )
 
 
+def most_slow(concurrency: int) -> int:
+    """How many jobs below priority 0 may run at once, of so many jobs."""
+    return max(1, concurrency - 1)
+
+
 class Jobs:
     """The queue, seen from who enqueues. `arrived` wakes the embedded runner."""
 
@@ -245,19 +255,21 @@ class Jobs:
         self.database = database
         self.arrived = asyncio.Event()
 
-    async def enqueue(self, session: AsyncSession, task: str, **arguments: Any) -> None:
-        """Add a job that exists if, and as soon as, the session's transaction commits."""
+    async def enqueue(
+        self, session: AsyncSession, task: str, *, priority: int = 0, **arguments: Any
+    ) -> None:
+        """Add a job that exists if, and as soon as, the session's transaction commits. Those of a
+        higher priority go first; of the same, those that came first."""
         arguments |= {
             name: origin for name, variable in ORIGIN.items() if (origin := variable.get())
         } | tracing.carried()
         if self.database.is_postgresql:
-            values = {"queue": QUEUE, "task": task, "arguments": json.dumps(arguments)}
-            await session.execute(DEFER, values)
+            job = {"queue": QUEUE, "task": task, "priority": priority}
+            await session.execute(DEFER, job | {"arguments": json.dumps(arguments)})
             return
         now = datetime.now(UTC)
-        await session.execute(
-            insert(EmbeddedJob).values(task=task, arguments=arguments, run_at=now)
-        )
+        job = {"task": task, "arguments": arguments, "run_at": now, "priority": priority}
+        await session.execute(insert(EmbeddedJob).values(job))
         event.listen(session.sync_session, "after_commit", lambda _: self.arrived.set(), once=True)
 
     async def counts(self) -> dict[str, int]:

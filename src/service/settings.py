@@ -122,8 +122,10 @@ class Settings(BaseSettings):
     """nginx in front sends the files of UPLOAD_FOLDER itself"""
     max_content_length: fields.Size = ByteSize(16 * 1024 * 1024)
     """Largest upload"""
+    media_unfinished_per_account: Annotated[int, Range(1, 1_000_000)] = 200
+    """Uploads of an account that may wait to be processed at once, then 429"""
     job_concurrency: Annotated[int, Range(1, 100)] = 4
-    """Jobs a worker runs at once"""
+    """Jobs a worker runs at once; those that take long leave one of several to the others"""
     worker_bind: fields.Bind | None = None
     """Where the worker answers probes and `/metrics`; empty: nowhere"""
 

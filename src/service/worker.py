@@ -31,7 +31,7 @@ from service.database_errors import DatabaseUnavailable
 from service.database_url import libpq_url
 from service.health import Health
 from service.job_queue import Connector, Queue
-from service.jobs import QUEUE, Job, Task, execute
+from service.jobs import QUEUE, Job, Task, execute, most_slow
 from service.lifecycle import Lifecycle
 from service.migrate import current_revision, outdated
 from service.probe_server import listen, serve_probes
@@ -190,7 +190,7 @@ class Worker:
             await pool.open(wait=True, timeout=POOL_SECONDS)
             app = App(connector=Connector())
             await app.open_async(pool)
-            queue = app.job_manager = Queue(app.connector)
+            queue = app.job_manager = Queue(app.connector, most_slow(concurrency))
             _register(app, queue, self.resources)
             self.working.set()
             log.info("worker_ready")

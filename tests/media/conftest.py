@@ -11,10 +11,16 @@ from sockets import serving
 
 
 @pytest.fixture
-async def quiet(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    """The application where nothing is processed until a test does it."""
+def quiet_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Nothing is processed until a test does it."""
     monkeypatch.setattr("service.embedded.Runner._claim", _nothing)
-    async with running_api(settings) as api:
+    return settings
+
+
+@pytest.fixture
+async def quiet(quiet_settings: Settings) -> AsyncIterator[Api]:
+    """The application where nothing is processed until a test does it."""
+    async with running_api(quiet_settings) as api:
         yield api
 
 

@@ -28,7 +28,7 @@ from servers import (
 )
 from service.connections import QUEUE_CONNECTIONS
 from service.database import open_database
-from service.jobs import Jobs
+from service.jobs import SLOW, Jobs
 from service.logs import request_id
 from service.migrate import migrate
 from service.settings import Settings
@@ -268,6 +268,33 @@ def test_so_many_jobs_run_at_once_as_are_allowed(rig: Rig) -> None:
         running += 1 if note.startswith("began") else -1
         most = max(most, running)
     assert most == 3
+
+
+def test_slow_jobs_leave_a_place_to_the_others(rig: Rig) -> None:
+    """Or one account's pictures would keep everybody's mail waiting."""
+    path = rig.directory / "end"
+    for name in "abc":
+        rig.enqueue("test.hold", priority=SLOW, name=name, path=str(path))
+    worker = rig.worker(JOB_CONCURRENCY="3")
+    rig.wait_for_note("holds b 1")
+    rig.enqueue("test.record", name="x")
+    rig.wait_for_note("ran x 1")
+    rig.enqueue("test.record", name="y")  # which is found by the same way out
+    rig.wait_for_note("ran y 1")
+    assert rig.notes == ["holds a 1", "holds b 1", "ran x 1", "ran y 1"]
+    path.touch()
+    rig.wait_until_done()
+    assert rig.notes[-1] == "holds c 1"
+    assert not worker.lines("worker_lost_database")
+
+
+def test_slow_jobs_make_way_for_the_others(rig: Rig) -> None:
+    rig.enqueue("test.record", priority=SLOW, name="slow")
+    rig.enqueue("test.record", name="first")
+    rig.enqueue("test.record", name="second")
+    rig.worker(JOB_CONCURRENCY="1")
+    rig.wait_until_done()
+    assert rig.notes == ["ran first 1", "ran second 1", "ran slow 1"]
 
 
 def test_sigterm_lets_running_jobs_finish_and_begins_no_other(rig: Rig) -> None:

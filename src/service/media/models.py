@@ -14,6 +14,7 @@ UNFINISHED: tuple[Status, ...] = ("received", "processing")
 
 IS_PUBLIC = text("public AND status = 'ready'")
 IS_DELETED = text("deleted")
+IS_UNFINISHED = text("status IN ('received', 'processing')")  # as UNFINISHED, and as its index has it
 
 
 def original_key(item_id: UUID) -> str:
@@ -55,6 +56,12 @@ class MediaItem(Base):
             "id",
             postgresql_where=IS_PUBLIC,
             sqlite_where=IS_PUBLIC,
+        ),
+        Index(
+            "ix_media_items_unfinished_account_id",
+            "account_id",
+            postgresql_where=IS_UNFINISHED,
+            sqlite_where=IS_UNFINISHED,
         ),
     )
 

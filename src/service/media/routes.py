@@ -57,7 +57,8 @@ async def upload(
     resources: Provided,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Upload a file. It is safe once this answers; `status` tells when it is processed."""
+    """Upload a file. It is safe once this answers; `status` tells when it is processed. 429 also
+    where too many of the account's uploads wait for that."""
     answer = await uploads.receive(resources, identity, request, idempotency_key)
     return answer.response()
 

@@ -20,6 +20,8 @@ from starlette.types import Message
 from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
+from service.jobs import SLOW
+from service.media.allowance import check_unfinished
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.revisions import record
@@ -99,9 +101,10 @@ async def receive(
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
     client that gives up leaves nothing behind. With a key, a request that came before is not done
-    again. Raises RequestValidationError, FileTooLarge, KeyReused, StorageUnavailable,
-    DatabaseUnavailable.
+    again. Raises TooManyUnfinished, RequestValidationError, FileTooLarge, KeyReused,
+    StorageUnavailable, DatabaseUnavailable.
     """
+    await check_unfinished(resources, identity.id)
     limit = resources.settings.max_content_length
     async with _received(request) as form:
         file, fields = _fields(form)
@@ -166,7 +169,9 @@ async def _commit(
                 await keep(resources, session, once, answer)
             session.add(item)
             await session.flush()
-            await resources.jobs.enqueue(session, PROCESS, item_id=str(item.id))
+            await resources.jobs.enqueue(
+                session, PROCESS, priority=SLOW, item_id=str(item.id)
+            )
             await record(resources, session, item.account_id, item.id)
     except ServiceError:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
