@@ -27,6 +27,7 @@ def enumeration(directory: Path, postgresql: Postgresql, redis: RedisServer) -> 
     url = postgresql.new_database()
     environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "WEB_CONCURRENCY": "1"}
     quiet = {"ACCESS_LOG": "false", "LOG_LEVEL": "warning", "MAX_REQUESTS": "0"}
+    environment["MAILS_PER_NETWORK"] = "10000"
     web = Web(directory / "enumeration", environment | quiet)
     migrate(web)
     for kind, confirmed in (("known", "now()"), ("waiting", "NULL")):

@@ -413,6 +413,7 @@ class Web:
             "SHUTDOWN_DRAIN_SECONDS": "0.5",
             "SHUTDOWN_GRACE_SECONDS": "5",
             "HEALTH_TOKEN": "token-of-the-tests",
+            "MAILS_PER_NETWORK": "1000",  # all clients are at one address
         }
         return clean_environment(**(defaults | dict(self.environment)))
 

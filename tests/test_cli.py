@@ -344,7 +344,7 @@ def test_settings_are_listed_with_their_sources_and_without_secrets(
     secret = tmp_path / "mail-password"
     secret.write_text(f"{PASSWORD}-in-a-file\n")
     values = PRODUCTION | {"MAIL_USERNAME": "ann", "MAIL_PASSWORD_FILE": str(secret)}
-    values["HEALTH_TOKEN"] = f"{PASSWORD}-token"
+    values["HEALTH_TOKEN"] = f"{PASSWORD}-t0ken-t0ken-t0ken"
     done = run("settings", "--set", "LOG_LEVEL=debug", **values)
     assert done.returncode == 0
     for hidden in (PASSWORD, KEY):

@@ -96,5 +96,10 @@ async def test_many_are_removed_in_batches(
     assert await names(resources) == set()
 
 
+async def test_of_a_mail_address_only_the_domain_is_shown(resources: Resources) -> None:
+    await add(resources, "ada@example.org")
+    assert await names(resources, "todo") == {"***@example.org"}
+
+
 def test_it_comes_round_once_a_day() -> None:
     assert EXPIRY.every_seconds == 24 * 3600

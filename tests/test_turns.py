@@ -210,7 +210,7 @@ async def test_a_turn_that_was_given_back_for_a_while_is_taken_again_at_once() -
     await some.take()
     some.give_back()
     await some.take()
-    some.take_again()
+    await some.take_again()
     assert some.taken == 2
     some.give_back()
     third = waiting(some)
@@ -218,3 +218,51 @@ async def test_a_turn_that_was_given_back_for_a_while_is_taken_again_at_once() -
     assert not third.done()
     some.give_back()
     await third
+
+
+async def test_where_it_is_strict_who_takes_it_again_waits_before_the_line() -> None:
+    some, order = Turns("test", 1, strict=True), []
+    await some.take()
+    some.give_back()
+    await some.take()
+
+    async def come(name: str, again: bool) -> None:
+        await (some.take_again() if again else some.take())
+        order.append(name)
+
+    tasks = [asyncio.create_task(come("new", again=False))]
+    await begun()
+    tasks += [asyncio.create_task(come(name, again=True)) for name in ("first", "second")]
+    for number in range(3):
+        await begun()
+        assert (some.taken, len(order)) == (1, number)
+        some.give_back()
+    await asyncio.gather(*tasks)
+    assert order == ["first", "second", "new"]
+    some.give_back()
+    assert some.taken == 0
+
+
+async def test_who_takes_it_again_waits_no_longer_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 0.01)
+    some, before = Turns("test", 1, strict=True), refused()
+    await some.take()
+    with pytest.raises(Busy):
+        await some.take_again()
+    assert refused() == before + 1
+    some.give_back()
+    await some.take()
+    assert some.taken == 1
+
+
+async def test_who_gives_up_taking_it_again_takes_none() -> None:
+    some = Turns("test", 1, strict=True)
+    await some.take()
+    again = asyncio.create_task(some.take_again())
+    await begun()
+    some.give_back()  # the turn is its own, and it does not know yet
+    again.cancel()
+    await asyncio.wait({again})
+    assert some.taken == 0

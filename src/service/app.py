@@ -162,7 +162,8 @@ def body_limits(settings: Settings) -> dict[tuple[str, str], int]:
 def lines() -> dict[tuple[str, str], Turns]:
     """What needs a core for so long that it would hold up the rest, by (method, path): each worker
     does fewer of it at once, and refuses more without a look at it."""
-    hashing = Turns("password", service.accounts.routes.HASHES_AT_ONCE)
+    # Strict: bodies that many clients held back would else all come to a hash at the same moment.
+    hashing = Turns("password", service.accounts.routes.HASHES_AT_ONCE, strict=True)
     return {
         **dict.fromkeys(service.accounts.routes.HASHING, hashing),
     }

@@ -5,6 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from service.exchange import Exchange
+from service.turns import Busy
 
 SMALL_BODY_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024  # a file's multipart framing and the fields beside it
@@ -42,11 +43,13 @@ def waiting(receive: Receive, exchange: Exchange) -> Receive:
         if turns is None:
             return await receive()
         turns.give_back()
+        message = await receive()
         try:
-            return await receive()
-        finally:
-            turns.take_again()
-            exchange.turns = turns
+            await turns.take_again()
+        except Busy as error:  # see BodyTooLarge
+            raise HTTPException(error.status, error.detail, error.headers) from None
+        exchange.turns = turns
+        return message
 
     return wait
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,13 @@ FAILED_KEPT = timedelta(days=30)
 EXPIRY_SECONDS = 24 * 3600
 BATCH = 1000
 CARRIED = {*ORIGIN, tracing.TRACEPARENT}  # of no interest to who looks at a job
+MAILBOX = re.compile(r"[^\s@]+@")  # whose it is; the domain tells where mail fails
 
 
 @dataclass(frozen=True)
 class ListedJob:
-    """`at` is when it failed, or may run from; None: it is new. `attempts` are those used up."""
+    """`at` is when it failed, or may run from; None: it is new. `attempts` are those used up.
+    Of a mail address among the `arguments` only the domain is shown."""
 
     id: int
     task: str
@@ -136,9 +139,13 @@ def _listed(
     failed_at: datetime | None,
 ) -> ListedJob:
     given = json.loads(arguments) if isinstance(arguments, str) else arguments
-    shown = {name: value for name, value in given.items() if name not in CARRIED}
+    shown = {name: _masked(value) for name, value in given.items() if name not in CARRIED}
     at = failed_at if status == "failed" else run_at
     return ListedJob(number, task, status, attempts, at, shown, reason or "")
+
+
+def _masked(value: Any) -> Any:
+    return MAILBOX.sub("***@", value) if isinstance(value, str) else value
 
 
 async def expire(resources: Any, job: Job) -> None:

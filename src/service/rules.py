@@ -170,9 +170,9 @@ RULES = (
     ),
     Rule(
         ("HEALTH_TOKEN",),
-        lambda s: s.health_token is not None and len(s.health_token.get_secret_value()) < 16,
-        "16 characters or more in production",
-        "fewer",
+        lambda s: s.health_token is not None and weak_key(s.health_token.get_secret_value()),
+        "a random text of 32 characters or more in production, no placeholder",
+        "a short or guessable value",
     ),
     Rule(("DEBUG",), lambda s: s.debug, "false in production", "true"),
     Rule(

@@ -192,6 +192,8 @@ class Settings(BaseSettings):
     """How long a login lasts"""
     login_attempts: Annotated[int, Range(1, 1000)] = 10
     """Failed logins an address may have at once; then one every 30 s, until one succeeds"""
+    mails_per_network: Annotated[int, Range(1, 10_000)] = 20
+    """Mails an IPv4 address or an IPv6 /64 may ask for at once; then one every 3 minutes"""
     websockets_per_account: Annotated[int, Range(1, 1000)] = 10
     """WebSockets an account may have open at once"""
     docs_enabled: fields.Flag = True

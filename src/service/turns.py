@@ -33,12 +33,15 @@ class Busy(Unavailable):
 class Turns:
     """`at_once` have a turn at the same time."""
 
-    def __init__(self, name: str, at_once: int) -> None:
-        """`name` is the label of those refused, in the metrics."""
+    def __init__(self, name: str, at_once: int, *, strict: bool = False) -> None:
+        """`name` is the label of those refused, in the metrics. `strict`: there are never more at
+        once, also where many gave their turn back and then take it again."""
         self.at_once = at_once
+        self.strict = strict
         self.taken = 0
         self._refused = metrics.REFUSED.labels(name)
         self._line: deque[tuple[float, asyncio.Future[bool]]] = deque()  # since when, and for what
+        self._returned: deque[asyncio.Future[bool]] = deque()  # of who had a turn: before the line
         self._timer: asyncio.TimerHandle | None = None
         self._given = 0  # turns, to who stood in the line
         self._counted_since = 0.0
@@ -83,18 +86,30 @@ class Turns:
         else:
             place.cancel()
 
-    def take_again(self) -> None:
-        """By who gave it back for a while, such as until a client has sent more: at once."""
-        self.taken += 1
+    async def take_again(self) -> None:
+        """By who gave it back for a while, such as until a client has sent more: at once, or where
+        it is strict as soon as there is one. Raises Busy."""
+        if not self.strict or self.taken < self.at_once:
+            self.taken += 1
+            return
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._returned.append(turn)
+        timer = loop.call_later(LONGEST_SECONDS, _refuse, turn)
+        try:
+            await self.wait(turn)
+        finally:
+            timer.cancel()
 
     def give_back(self) -> None:
         self.taken -= 1
-        while self._line and self.taken < self.at_once:
-            _, turn = self._line.popleft()
-            if not turn.done():  # else its request was cancelled
+        while (self._returned or self._line) and self.taken < self.at_once:
+            first = not self._returned
+            turn = self._line.popleft()[1] if first else self._returned.popleft()
+            if not turn.done():  # else its request was cancelled or refused
                 turn.set_result(True)
                 self.taken += 1
-                self._given += 1
+                self._given += first
 
     def _join(self, now: float) -> Place:
         loop = asyncio.get_running_loop()
@@ -129,5 +144,9 @@ class Turns:
                 self._timer = loop.call_at(since + LONGEST_SECONDS, self._refuse_first)
                 return
             self._line.popleft()
-            if not turn.done():
-                turn.set_result(False)
+            _refuse(turn)
+
+
+def _refuse(turn: asyncio.Future[bool]) -> None:
+    if not turn.done():
+        turn.set_result(False)

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from account_jobs import mails
@@ -265,18 +266,118 @@ async def test_an_address_gets_three_reset_mails_and_is_answered_alike(api: Api)
     assert len(await mails(api)) == 3
 
 
-async def test_a_registration_beyond_the_limit_leaves_the_link_before_it_good(
+async def register(api: Api, password: str, email: str = ADA) -> None:
+    body = {"email": email, "password": password}
+    assert (await api.client.post("/api/accounts", json=body)).status_code == 202
+
+
+async def mailed(api: Api, page: str) -> str:
+    """The token of the newest link to this page."""
+    text = [mail.text for mail in await mails(api) if f"{page}?token=" in mail.text][-1]
+    return text.partition(f"{page}?token=")[2].split()[0]
+
+
+async def test_a_registration_beyond_the_limit_makes_links_for_other_passwords_void(
     server_api: Api,
 ) -> None:
-    """Else the owner would be left with no link that works."""
-    for number in range(5):
-        body = {"email": ADA, "password": f"password number {number}"}
-        await server_api.client.post("/api/accounts", json=body)
-    newest = (await mails(server_api))[-1]
-    token = newest.text.partition("/confirm?token=")[2].split()[0]
-    answer = await server_api.client.post("/api/accounts/confirm", json={"token": token})
+    """Else an owner who has just asked would open a stranger's, and confirm their password."""
+    for _ in range(3):
+        await register(server_api, "a stranger's choice")
+    await register(server_api, "the owner's own")
+    body = {"token": await mailed(server_api, "/confirm")}
+    assert_problem(await server_api.client.post("/api/accounts/confirm", json=body), 400)
+    page = await server_api.client.post("/confirm", data=body)
+    assert page.status_code == 400
+    assert "Ask for a new password" in page.text
+
+
+async def test_one_with_the_same_password_leaves_the_newest_link_good(server_api: Api) -> None:
+    for _ in range(5):
+        await register(server_api, PASSWORD)
+    body = {"token": await mailed(server_api, "/confirm")}
+    answer = await server_api.client.post("/api/accounts/confirm", json=body)
     assert answer.status_code == 204
-    assert (await log_in(server_api, "password number 2")).status_code == 200
+    assert (await log_in(server_api, PASSWORD)).status_code == 200
+
+
+async def test_one_beyond_the_limit_changes_no_account_that_is_confirmed(api: Api) -> None:
+    await api.account()
+    for _ in range(5):
+        await register(api, "a stranger's choice")
+    assert (await log_in(api, "a stranger's choice")).status_code == 401
+    assert (await log_in(api, PASSWORD)).status_code == 200
+
+
+async def test_a_link_for_a_new_password_stays_good_however_often_strangers_register(
+    server_api: Api,
+) -> None:
+    """Else they could keep an owner from ever having the account."""
+    await register(server_api, "a stranger's choice")
+    await server_api.client.post("/api/accounts/password/forgot", json={"email": ADA})
+    token = await mailed(server_api, "/reset")
+    for _ in range(5):
+        await register(server_api, "another of a stranger's")
+    body = {"token": token, "password": "the owner's own"}
+    answer = await server_api.client.post("/api/accounts/password/reset", json=body)
+    assert answer.status_code == 204
+    assert (await log_in(server_api, "the owner's own")).status_code == 200
+    assert_problem(await server_api.client.post("/api/accounts/password/reset", json=body), 400)
+
+
+@pytest.fixture
+async def two_mails(settings: Settings) -> AsyncIterator[Api]:
+    async with running_api(settings.model_copy(update={"mails_per_network": 2})) as api:
+        yield api
+
+
+async def sent(api: Api) -> int:
+    return len([mail for name in "abcde" for mail in await mails(api, f"{name}@example.org")])
+
+
+@pytest.mark.parametrize("path", ["/api/accounts", "/api/accounts/password/forgot"])
+async def test_a_network_has_so_many_mails_sent_and_is_answered_alike(
+    two_mails: Api, path: str
+) -> None:
+    for name in "abcde" if path.endswith("forgot") else "":
+        await two_mails.account(f"{name}@example.org")
+    bodies = [{"email": f"{name}@example.org", "password": PASSWORD} for name in "abcde"]
+    answers = [await two_mails.client.post(path, json=body) for body in bodies]
+    assert {(answer.status_code, answer.content) for answer in answers} == {
+        (202, answers[0].content)
+    }
+    assert await sent(two_mails) == 2
+
+
+async def test_a_network_beyond_its_limit_uses_up_no_addresses_mails(two_mails: Api) -> None:
+    for _ in range(2):
+        await register(two_mails, PASSWORD, "eve@example.org")
+    for _ in range(5):
+        await register(two_mails, PASSWORD)
+    other = httpx.ASGITransport(app=two_mails.app, client=("192.0.2.7", 1))
+    async with httpx.AsyncClient(transport=other, base_url="http://localhost") as client:
+        body = {"email": ADA, "password": PASSWORD}
+        assert (await client.post("/api/accounts", json=body)).status_code == 202
+    assert len(await mails(two_mails)) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "mailbox"),
+    [
+        ("ada@example.org", "ada@example.org"),
+        ("ada+news@example.org", "ada@example.org"),
+        ("ada+a+b@example.org", "ada@example.org"),
+        ("+1@example.org", "+1@example.org"),
+    ],
+)
+async def test_an_address_is_counted_as_the_mailbox_it_leads_to(address: str, mailbox: str) -> None:
+    assert attempts.mailbox(address) == mailbox
+
+
+async def test_addresses_of_one_mailbox_share_its_mails(api: Api) -> None:
+    addresses = [f"ada+{number}@example.org" for number in range(5)]
+    for address in addresses:
+        await register(api, PASSWORD, address)
+    assert sum([len(await mails(api, address)) for address in addresses]) == 3
 
 
 async def test_somebody_who_registers_takes_no_reset_mail_away(api: Api) -> None:

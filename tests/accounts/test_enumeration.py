@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from api import PASSWORD, Api
-from service.accounts import passwords
+from service.accounts import attempts, passwords
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +83,26 @@ async def test_a_registration_is_the_same_work(server_api: Api, accounts: None, 
     assert costs == [costs[0]] * len(bodies)
     assert costs[0].count("hash") == 1
     assert len(costs[0]) > 3  # account, mail and job
+
+
+async def test_a_registration_beyond_the_limit_is_the_same_work(
+    server_api: Api, accounts: None, work: Work
+) -> None:
+    """With the password that waits already and with another one, and in no case without a write."""
+    mails, counted_for = attempts.CONFIRMATION_MAILS, server_api.resources.limits.counted
+    for address in ADDRESSES:
+        for _ in range(mails.at_once):
+            async with counted_for(mails, address):
+                pass
+    bodies = [
+        {"email": address, "password": password}
+        for address in ADDRESSES
+        for password in (PASSWORD, "another password", "another password")
+    ]
+    costs = [await work.of(server_api.client.post("/api/accounts", json=body)) for body in bodies]
+    assert costs == [costs[0]] * len(bodies)
+    assert costs[0].count("hash") == 1
+    assert "INSERT INTO accounts" in costs[0][-1]
 
 
 async def test_a_forgotten_password_is_the_same_work(

@@ -4,15 +4,18 @@ import asyncio
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from anyio import fail_after
 
-from api import PASSWORD, hash_of_password
-from service.accounts import passwords
+from api import PASSWORD, Api, assert_problem, hash_of_password
+from service import turns
+from service.accounts import logins, passwords
+from service.accounts.routes import HASHES_AT_ONCE
 from service.health import Health
 from service.lifecycle import Lifecycle
 from service.resources import open_resources
@@ -145,3 +148,46 @@ async def test_all_workers_together_hash_on_no_more_cores_than_there_are(
     settings = embedded_settings.model_copy(update={"web_concurrency": workers})
     async with open_resources(settings, Health(Lifecycle())) as opened:
         assert opened.hashing._max_workers == threads
+
+
+async def test_bodies_that_were_held_back_make_no_more_hashes_at_once(
+    embedded_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST_SECONDS", 0.05)
+    bodies_come, may_end = asyncio.Event(), asyncio.Event()
+    waiting = working = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal waiting
+        waiting += 1
+        await bodies_come.wait()
+        yield b"username=ada@example.org&password=wrong"
+
+    async def log_in(*_: Any) -> str:
+        nonlocal working
+        working += 1
+        await may_end.wait()
+        return "token"
+
+    async def until(done: Callable[[], bool]) -> None:
+        with fail_after(20):
+            while not done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(logins, "log_in", log_in)
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    post, count = embedded_api.client.post, 3 * HASHES_AT_ONCE
+    requests = [
+        asyncio.create_task(post("/login", content=body(), headers=form)) for _ in range(count)
+    ]
+    await until(lambda: waiting == count)
+    bodies_come.set()
+    await until(lambda: sum(request.done() for request in requests) + working == count)
+    assert working == HASHES_AT_ONCE
+    may_end.set()
+    answers = await asyncio.gather(*requests)
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(refused) == count - HASHES_AT_ONCE
+    for answer in refused:
+        assert_problem(answer, 503)
+        assert answer.headers["retry-after"] == "1"

@@ -1,5 +1,7 @@
-"""How often somebody may try: logins an account, mails an address."""
+"""How often somebody may try: logins an account, mails an address and a network."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated
 
@@ -17,6 +19,7 @@ KNOWN_SECONDS = 30 * 86_400
 # somebody else has a working link among them.
 CONFIRMATION_MAILS = Limit("confirmation", at_once=3, every_seconds=20 * 60)
 RESET_MAILS = Limit("reset", at_once=3, every_seconds=20 * 60)
+NETWORK_MAIL_SECONDS = 3 * 60
 
 
 def network(host: str) -> str:
@@ -37,6 +40,29 @@ async def _network(connection: HTTPConnection) -> str:
 
 
 Network = Annotated[str, Depends(_network)]
+
+
+def mailbox(address: str) -> str:
+    """Where mail for an address is likely to end up: ada+news@example.org is most often ada's."""
+    local, _, domain = address.rpartition("@")
+    return f"{local.partition('+')[0] or local}@{domain}"
+
+
+@asynccontextmanager
+async def mail(
+    resources: Resources, limit: Limit, address: str, network: str
+) -> AsyncIterator[None]:
+    """Count what the block has mailed: of who asked for it, and of who gets it.
+
+    Raises LimitReached.
+    """
+    of_network = Limit("mails", resources.settings.mails_per_network, NETWORK_MAIL_SECONDS)
+    # The network's first: who is beyond it uses up nobody's mails.
+    async with (
+        resources.limits.counted(of_network, network),
+        resources.limits.counted(limit, mailbox(address)),
+    ):
+        yield
 
 
 def logins(settings: Settings) -> Limit:

@@ -31,6 +31,8 @@ RESET = f"""<p>{{hint}}</p>
 <input id="password" name="password" type="password" autocomplete="new-password" required
  minlength="{MIN_PASSWORD_CHARACTERS}" maxlength="{MAX_PASSWORD_CHARACTERS}">
 <button>Set the password</button></form>"""
+# Also where others keep registering the address, so that no confirmation is good for long.
+ANOTHER_WAY = "<p>Ask for a new password: the link for it confirms the account as well.</p>"
 GO_ON = '<p><a href="/">Go on</a></p>'
 EVERYTHING_ENDS = "It ends every login and every API key of your account."
 UNFIT = (
@@ -55,7 +57,8 @@ async def confirm(token: FormToken, resources: Provided) -> HTMLResponse:
     try:
         await registration.confirm(resources, token)
     except LinkInvalid as error:
-        return _page("Not confirmed", f"<p>{error.detail}</p>", error.status)
+        body = f"<p>{error.detail}</p>{ANOTHER_WAY}{GO_ON}"
+        return _page("Not confirmed", body, error.status)
     return _page("Confirmed", f"<p>Your account is confirmed. You can log in now.</p>{GO_ON}")
 
 

@@ -1,7 +1,8 @@
 """A new password for who forgot the old one, by a mailed link.
 
 An account that is not confirmed gets the link as well, and using it confirms the account: it proves
-the address as the first link would have, and sets a password of the owner's own.
+the address as the first link would have, and sets a password of the owner's own. So it is good
+whoever registers the address anew meanwhile.
 """
 
 import logging
@@ -9,7 +10,7 @@ import secrets
 from datetime import UTC, datetime
 
 from pydantic import SecretStr
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from service.accounts import attempts, links, passwords
 from service.accounts.models import Account, ApiKey, Token
@@ -43,17 +44,18 @@ If it was not you, somebody else reads your mail.
 """
 
 
-async def ask(resources: Resources, email: str) -> None:
+async def ask(resources: Resources, email: str, network: str) -> None:
     """Have a link mailed to an address that has an account.
 
     Whether it has one is looked up by a job: a request does the same for every address, so that
-    the time of its answer does not tell. Too many for one address change nothing.
+    the time of its answer does not tell. Too many for one address or from one network change
+    nothing.
     """
     # The site as the web process knows it: without PUBLIC_URL a worker may know another.
     request = {"email": email, "event": secrets.token_hex(8), "site": resources.settings.site_url}
     try:
         async with (
-            resources.limits.counted(attempts.RESET_MAILS, email),
+            attempts.mail(resources, attempts.RESET_MAILS, email, network),
             resources.database.transaction() as session,
         ):
             await resources.jobs.enqueue(session, MAIL_LINK, **request)
@@ -83,9 +85,10 @@ async def reset(resources: Resources, token: str, password: SecretStr, network: 
     password_hash = await passwords.hash_password(resources, password.get_secret_value())
     new_stamp, now = secrets.token_hex(8), datetime.now(UTC)
     confirmed_at = func.coalesce(Account.confirmed_at, now)
+    is_good = or_(Account.stamp == stamp, Account.confirmed_at.is_(None))
     statement = (
         update(Account)
-        .where(Account.id == account_id, Account.stamp == stamp)
+        .where(Account.id == account_id, is_good)
         .values(password_hash=password_hash, stamp=new_stamp, confirmed_at=confirmed_at)
         .returning(Account.email)
     )

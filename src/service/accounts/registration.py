@@ -3,6 +3,7 @@
 import logging
 import secrets
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from pydantic import SecretStr
@@ -42,32 +43,54 @@ You can log in at {url}. If it was not you, you can ignore this mail.
 """
 
 
-async def register(resources: Resources, email: str, password: SecretStr) -> None:
+async def register(resources: Resources, email: str, password: SecretStr, network: str) -> None:
     """Create an account that waits for its confirmation.
 
     Asked again before the confirmation, the newest password and the newest link count: a link
     confirms the password it was mailed for, and no other. For an address that is confirmed nothing
-    changes, and its owner is told. Too many for one address change nothing.
+    changes, and its owner is told. Too many for one address or from one network send no mail.
     """
-    password_hash = await passwords.hash_password(resources, password.get_secret_value())
+    text = password.get_secret_value()
+    row = _row(email, await passwords.hash_password(resources, text))
     try:
-        async with resources.limits.counted(attempts.CONFIRMATION_MAILS, email):
-            await _register(resources, email, password_hash)
+        async with attempts.mail(resources, attempts.CONFIRMATION_MAILS, email, network):
+            await _register(resources, row)
     except LimitReached:
+        await _register_unmailed(resources, row, text)
         log.info("confirmation_mail_limited")
 
 
-async def _register(resources: Resources, email: str, password_hash: str) -> None:
-    new_id, stamp, now = uuid4(), secrets.token_hex(8), datetime.now(UTC)
-    values = {"password_hash": password_hash, "stamp": stamp, "created_at": now}
-    statement = (
+def _row(email: str, password_hash: str) -> dict[str, Any]:
+    now, stamp = datetime.now(UTC), secrets.token_hex(8)
+    new = {"id": uuid4(), "email": email}
+    return new | {"password_hash": password_hash, "stamp": stamp, "created_at": now}
+
+
+def _upsert(resources: Resources, row: dict[str, Any], kept_hash: str = "") -> Any:
+    """Not where the account is confirmed, nor where it has the hash that is kept. Its row is locked
+    all the same, so that the time of the commit does not tell."""
+    changed = {name: row[name] for name in ("password_hash", "stamp", "created_at")}
+    other = Account.confirmed_at.is_(None) & (Account.password_hash != kept_hash)
+    return (
         resources.database.insert(Account)
-        .values(id=new_id, email=email, **values)
-        .on_conflict_do_update(
-            index_elements=[Account.email], set_=values, where=Account.confirmed_at.is_(None)
-        )
+        .values(row)
+        .on_conflict_do_update(index_elements=[Account.email], set_=changed, where=other)
         .returning(Account.id)
     )
+
+
+async def _register_unmailed(resources: Resources, row: dict[str, Any], password: str) -> None:
+    """Links that were mailed for another password, a stranger's perhaps, are no longer good: who
+    has just asked would open one. Who asks for the same again keeps the newest."""
+    account, _ = await find_by_email(resources, row["email"])
+    pending = account.password_hash if account and account.confirmed_at is None else None
+    same = await passwords.verify_password(resources, password, pending)
+    async with resources.database.transaction() as session:
+        await session.execute(_upsert(resources, row, pending if pending and same else ""))
+
+
+async def _register(resources: Resources, row: dict[str, Any]) -> None:
+    statement, stamp = _upsert(resources, row), row["stamp"]
     site = resources.settings.site_url
     async with resources.database.transaction() as session:
         account_id = (await session.execute(statement)).scalar_one_or_none()
@@ -78,8 +101,8 @@ async def _register(resources: Resources, email: str, password_hash: str) -> Non
             token = links.make(resources.settings, links.CONFIRM, account_id, stamp)
             key, subject = f"confirm-{account_id.hex}-{stamp}", CONFIRM_SUBJECT
             text = CONFIRM_TEXT.format(url=f"{site}/confirm?token={token}", token=token)
-            text += REPLACED_TEXT if account_id != new_id else ""
-        await post(resources, session, key=key, to=email, subject=subject, text=text)
+            text += REPLACED_TEXT if account_id != row["id"] else ""
+        await post(resources, session, key=key, to=row["email"], subject=subject, text=text)
 
 
 async def confirm(resources: Resources, token: str) -> None:
