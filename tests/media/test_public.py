@@ -255,6 +255,19 @@ async def test_a_page_is_read_once(server_api: Api, monkeypatch: pytest.MonkeyPa
     assert again.headers["etag"] == first.headers["etag"]
 
 
+async def test_cursors_that_are_made_up_fill_no_redis(server_api: Api) -> None:
+    await add(server_api, NOON)
+    await ids(server_api)
+    redis = server_api.resources.cache.redis
+    assert redis is not None
+    pattern = f"{redis.prefix}{public.GROUP}:*"
+    kept = sorted(await redis.client.keys(pattern))
+    assert len(kept) == 2  # the first page, and its generation
+    for number in range(10):
+        assert len(await shown(server_api, cursor=f"{2**53 + number}-{'0' * 32}")) == 1
+    assert sorted(await redis.client.keys(pattern)) == kept
+
+
 @pytest.fixture
 async def own(server_settings: Settings, own_redis: RedisServer) -> AsyncIterator[Api]:
     """The application with a Redis that the test may freeze."""

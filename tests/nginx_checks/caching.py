@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import httpx2 as httpx
 
 from echo import Answer
-from nginx import Site
+from nginx import Change, Site
 from nginx_checks import new_path
 from nginx_checks.answers import values
 from servers import wait_until
@@ -19,6 +19,8 @@ BRIEF = "public, max-age=1"
 RENEWED = f"{BRIEF}, stale-while-revalidate=60"
 EXPIRY_SECONDS = 2.1  # of BRIEF: nginx counts whole seconds, and one more
 AUTHORIZATION = {"Authorization": "Bearer x"}
+# So that some hundred pages fill it.
+SMALL: tuple[Change, ...] = (("keys_zone=public:10m", "keys_zone=public:64k"),)
 
 
 def path_with(site: Site, caching: str | None = PUBLIC, **headers: str) -> str:
@@ -188,6 +190,21 @@ def a_preview_that_is_gone_takes_the_old_ones_place(site: Site) -> None:
         assert site.nginx.ask(path).text == "gone"
     finally:
         site.echo.come_back()
+
+
+# media: from here
+def made_up_pages_push_out_no_preview(site: Site) -> None:
+    """Of a site whose cache of pages is SMALL."""
+    preview, page = f"{new_path('/media/')}/thumbnail", path_with(site)
+    site.echo.answers[preview] = Answer(headers=(("Cache-Control", PUBLIC),))
+    site.nginx.ask(preview)
+    for cursor in range(1000):
+        site.nginx.ask(f"{page}?cursor={cursor}")
+    site.nginx.ask(preview)
+    assert site.echo.counted(preview) == 1
+
+
+# media: to here
 
 
 def an_answer_that_has_not_changed_is_not_sent_again(site: Site) -> None:

@@ -349,7 +349,19 @@ CACHE = [
         caching.an_answer_that_has_not_changed_is_not_sent_again,
     ),
     gone("proxy_cache                   public;", caching.public_answers_are_kept),
-    gone("proxy_cache           public;", caching.a_preview_that_is_gone_takes_the_old_ones_place),
+    # media: from here
+    gone(
+        "proxy_cache           previews;",
+        caching.a_preview_that_is_gone_takes_the_old_ones_place,
+    ),
+    Line(
+        "proxy_cache           previews;",
+        "proxy_cache public;",
+        caching.made_up_pages_push_out_no_preview,
+        OPEN,
+        base=caching.SMALL,
+    ),
+    # media: to here
 ]
 CIPHERS = "ssl_ciphers               ECDHE-ECDSA-AES128-GCM-SHA256:"
 TLS = [
