@@ -108,16 +108,16 @@ async def test_head_is_left_to_nginx(api: Api, owner: Headers) -> None:
 
 
 @pytest.mark.parametrize("status", ["received", "processing", "failed"])
-async def test_what_is_not_ready_is_sent_by_the_application_as_mere_bytes(
+async def test_what_is_not_ready_is_sent_by_nginx_too_and_kept_by_nobody(
     api: Api, owner: Headers, status: str
 ) -> None:
-    """Its type is not known for good, of which nginx's ETag knows nothing."""
-    item = await processed(api, owner)
+    """As mere bytes. Its type is not known for good, of which nginx's ETag knows nothing."""
+    item = await processed(api, owner, public="true")
     await set_values(api, status=status, content_type=None)
-    answer = await api.client.get(item["url"], headers=owner)
-    assert answer.content == JPEG
-    assert answer.headers["etag"]
-    assert "x-accel-redirect" not in answer.headers
+    answer = await api.client.get(item["url"])
+    assert answer.content == b""
+    assert file_of(api, answer.headers["x-accel-redirect"]).read_bytes() == JPEG
+    assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"].startswith("attachment;")
 

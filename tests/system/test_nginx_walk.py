@@ -123,6 +123,24 @@ def test_a_picture_from_upload_to_thumbnail(behind: Behind, signed_in: dict[str,
     assert stranger.json()["request_id"] == stranger.headers["x-request-id"]
 
 
+def test_what_failed_comes_from_the_disk_as_well(behind: Behind, signed_in: dict[str, str]) -> None:
+    """Through the app nginx would make a copy of it for each client that reads it slowly."""
+    nginx, content = behind.nginx, b"\x89PNG\r\n\x1a\nnot really"
+    files, public = {"file": ("a.png", content)}, {"public": "true"}
+    sent = nginx.ask("/api/media", "POST", headers=signed_in, files=files, data=public)
+
+    def failed() -> bool:
+        item = nginx.ask(sent.headers["location"], headers=signed_in).json()
+        return bool(item["status"] == "failed")
+
+    wait_until(failed, seconds=30, every=0.1)
+    answer = nginx.ask(sent.json()["url"])
+    assert (answer.status_code, answer.content) == (200, content)
+    assert re.fullmatch('"[0-9a-f]+-[0-9a-f]+"', answer.headers["etag"])  # nginx's: time and size
+    assert values(answer, "cache-control") == ["no-store"]
+    assert_secure(answer, content_security_policy=MEDIA_POLICY)
+
+
 def socket_of(nginx: Nginx, **more: Any) -> ClientConnection:
     """A browser's, but for its name for this machine."""
     return connect(

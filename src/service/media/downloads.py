@@ -129,10 +129,13 @@ async def _serve(
     if size is None:
         raise _missing(item, key)
     sent = {**SAFE, **own, "Cache-Control": _caching(item)}
-    if accelerated and resources.settings.x_accel_redirect and item.status == "ready":
-        # nginx answers in place of this, conditions and ranges too. Not before the type is known
-        # for good: its ETag is made of the file alone. What failed may be processed after all.
+    if accelerated and resources.settings.x_accel_redirect:
+        # nginx answers in place of this, conditions and ranges too, and always: what goes through
+        # it from here it keeps on its disk for as long as a client takes to read it.
         _check_range(request, size)
+        if item.status != "ready":
+            # Its ETag is made of the file alone, and the type may change yet, also of what failed.
+            sent["Cache-Control"] = "no-store"
         sent |= {"Content-Type": content_type, "X-Accel-Redirect": ACCEL_PREFIX + quote(key)}
         return Response(headers=sent)
     # The bytes never change under an id, but what is known of their type does.
