@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack  # media
 
+import http2  # media
 from echo import Answer
 from nginx import Site
 from nginx_checks import new_client, new_path
@@ -172,7 +173,7 @@ def a_client_sends_so_many_uploads_at_once(site: Site) -> None:
         return site.nginx.ask("/api/media", "POST", content=b"x").status_code
 
     with ExitStack() as opened:
-        for _ in range(32):
+        for _ in range(16):
             connection = opened.enter_context(site.nginx.connect())
             connection.sendall(site.nginx.head("POST", "/api/media", "Content-Length: 9") + b"x")
         time.sleep(0.5)
@@ -181,6 +182,21 @@ def a_client_sends_so_many_uploads_at_once(site: Site) -> None:
         assert site.nginx.ask("/api/keys", "POST", content=b"x").status_code == 200
     time.sleep(0.5)
     assert upload() == 200
+
+
+def all_send_so_many_uploads_at_once(site: Site) -> None:
+    """What their bodies take of the disk is bounded, however many clients send them."""
+    clients = [new_client() for _ in range(25)]
+
+    def ask(method: str) -> int:
+        return site.nginx.ask("/api/media", method, headers=new_client()).status_code
+
+    with ExitStack() as opened:
+        for _ in range(4):
+            opened.enter_context(http2.uploading(site.nginx, "/api/media", clients * 4))
+        wait_until(lambda: ask("POST") == 429)
+        assert ask("GET") == 200
+    wait_until(lambda: ask("POST") == 200)
 
 
 # media: to here
@@ -228,6 +244,7 @@ RATES = [
     files_are_limited_too,
     ipv6_clients_are_counted_by_network,
     a_client_has_so_many_requests_at_once,
+    all_send_so_many_uploads_at_once,  # media
     a_refusal_says_when_to_come_back,
     probes_inside_are_not_limited,
 ]

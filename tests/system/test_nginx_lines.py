@@ -215,7 +215,8 @@ LIMITS = [
     gone("limit_req  zone=files       burst=200 nodelay;", limits.files_are_limited_too, LIMITED),
     gone("limit_conn connections 128;", limits.a_client_has_so_many_requests_at_once, LIMITED),
     # media: from here
-    gone("limit_conn uploads     32;", limits.a_client_sends_so_many_uploads_at_once),
+    gone("limit_conn uploads     16;", limits.a_client_sends_so_many_uploads_at_once),
+    gone("limit_conn all_uploads 400;", limits.all_send_so_many_uploads_at_once, LIMITED),
     became(
         '"POST:/api/media" $client',
         '"POST:/api/media" ""',
