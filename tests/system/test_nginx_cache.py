@@ -16,9 +16,7 @@ def test_that(check: Check, site: Site) -> None:
 
 
 # media: from here
-def test_made_up_pages_push_out_no_preview(
-    nginx_kind: str, make_site: Callable[..., Site]
-) -> None:
+def test_made_up_pages_push_out_no_preview(nginx_kind: str, make_site: Callable[..., Site]) -> None:
     caching.made_up_pages_push_out_no_preview(make_site(nginx_kind, None, *caching.SMALL))
 
 
