@@ -66,7 +66,8 @@ def test_a_restore_on_a_new_server_makes_the_secrets_that_were_not_brought_along
 ) -> None:
     (checkout / "secrets" / "secret_key").write_text("brought along")
     assert run(checkout, "scripts/restore", "backup", "production").returncode != 0
-    secrets = {path.name: path.read_text() for path in (checkout / "secrets").iterdir()}
+    files = (path for path in (checkout / "secrets").iterdir() if path.is_file())
+    secrets = {path.name: path.read_text() for path in files}
     assert secrets["secret_key"] == "brought along"
     assert secrets["database_password"] in secrets["database_url"]
     assert secrets["postgres_password"]
