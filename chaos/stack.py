@@ -37,7 +37,7 @@ LOOPBACK = "127.0.0.1"
 # What production ships with, where the tests of single parts are in a hurry.
 SHIPPED = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "30", "ACCESS_LOG": "false"}
 # One account has what many people have.
-BOUNDLESS = {"MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
+BOUNDLESS = {"MEDIA_BYTES_PER_ACCOUNT": "0", "MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,8 @@ class Settings(BaseSettings):
     """nginx in front sends the files of UPLOAD_FOLDER itself"""
     max_content_length: fields.Size = ByteSize(16 * 1024 * 1024)
     """Largest upload"""
+    media_bytes_per_account: fields.Room = ByteSize(1024**3)
+    """Bytes an account's items may take, 32 KiB each beside its content, then 413; 0: no limit"""
     media_unfinished_per_account: Annotated[int, Range(1, 1_000_000)] = 200
     """Uploads of an account that may wait to be processed at once, then 429"""
     job_concurrency: Annotated[int, Range(1, 100)] = 4

@@ -6,10 +6,11 @@ from sqlalchemy import Integer, bindparam, func, select
 
 from service.errors import ServiceError
 from service.lookup import Lookup
-from service.media.models import IS_UNFINISHED, MediaItem
+from service.media.models import IS_UNFINISHED, MediaItem, MediaRevision
 from service.resources import Resources
 
 RETRY_SECONDS = 10
+ITEM_BYTES = 32 * 1024  # of an item without its content: its preview, its rows, blocks of a disk
 
 
 class TooManyUnfinished(ServiceError):
@@ -20,6 +21,17 @@ class TooManyUnfinished(ServiceError):
         super().__init__(f"{most} uploads of this account wait to be processed. Try again later.")
 
 
+class AccountFull(ServiceError):
+    status = 413
+    title = "Account Full"
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"The items of an account may take {most_bytes} bytes, {ITEM_BYTES} each beside their"
+            " content. Delete some first."
+        )
+
+
 _UNFINISHED = Lookup(
     select(func.count()).select_from(
         select(MediaItem.id)
@@ -27,6 +39,9 @@ _UNFINISHED = Lookup(
         .limit(bindparam("most", type_=Integer))
         .subquery()
     )
+)
+_STORED = Lookup(
+    select(MediaRevision.stored_bytes).where(MediaRevision.account_id == bindparam("account_id"))
 )
 
 
@@ -39,3 +54,25 @@ async def check_unfinished(resources: Resources, account_id: UUID) -> None:
     row = await _UNFINISHED.one(resources.database, account_id=account_id, most=most)
     if row is not None and row[0] >= most:
         raise TooManyUnfinished(most)
+
+
+def taken(size: int) -> int:
+    """By an item of this size, in bytes."""
+    return size + ITEM_BYTES
+
+
+def check_stored(resources: Resources, stored_bytes: int) -> None:
+    """Raises AccountFull where an account's items take more than they may."""
+    most_bytes = resources.settings.media_bytes_per_account
+    if most_bytes and stored_bytes > most_bytes:
+        raise AccountFull(most_bytes)
+
+
+async def check_room(resources: Resources, account_id: UUID, size: int) -> None:
+    """For one more item, before it is stored; `check_stored` tells for certain, when it commits.
+
+    Raises AccountFull, DatabaseUnavailable.
+    """
+    if resources.settings.media_bytes_per_account:
+        row = await _STORED.one(resources.database, account_id=account_id)
+        check_stored(resources, (row[0] if row else 0) + taken(size))

@@ -14,6 +14,7 @@ from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.progress import mail_key
 from service.media.public import listing_changed
+from service.media.allowance import taken
 from service.media.revisions import record
 from service.media.schemas import MediaChanges
 from service.media.views import COLUMNS, NAMES, Row, item_json
@@ -23,7 +24,7 @@ from service.resources import Resources
 log = logging.getLogger(__name__)
 
 ERASE = "media.erase"
-_ID, _PUBLIC, _UPDATED_AT = map(NAMES.index, ("id", "public", "updated_at"))
+_ID, _PUBLIC, _SIZE, _UPDATED_AT = map(NAMES.index, ("id", "public", "size", "updated_at"))
 
 
 async def change(
@@ -64,7 +65,8 @@ async def remove(resources: Resources, identity: Identity, item_id: UUID, asked:
         removed = _made((await session.execute(statement)).one_or_none(), asked)
         await cancel(session, mail_key(item_id))
         await resources.jobs.enqueue(session, ERASE, item_id=str(item_id))
-        await record(resources, session, identity.id, item_id, deleted=True)
+        freed = taken(removed[_SIZE])
+        await record(resources, session, identity.id, item_id, deleted=True, added_bytes=-freed)
     if removed[_PUBLIC]:
         await listing_changed(resources)
     log.info("media_deleted", extra={"media_id": str(item_id)})

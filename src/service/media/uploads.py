@@ -18,7 +18,13 @@ from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.jobs import SLOW
-from service.media.allowance import check_unfinished
+from service.media.allowance import (
+    AccountFull,
+    check_room,
+    check_stored,
+    check_unfinished,
+    taken,
+)
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.revisions import record
@@ -77,7 +83,7 @@ async def receive(
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
     client that gives up leaves nothing behind. With a key, a request that came before is not done
-    again. Raises TooManyUnfinished, RequestValidationError, FileTooLarge, KeyReused,
+    again. Raises TooManyUnfinished, AccountFull, RequestValidationError, FileTooLarge, KeyReused,
     StorageUnavailable, DatabaseUnavailable.
     """
     await check_unfinished(resources, identity.id)
@@ -90,6 +96,7 @@ async def receive(
         once = await _repeatable(identity, key, file, fields)
         if once and (first := await first_answer(resources, once)):
             return first
+        await check_room(resources, identity.id, item.size)
         await file.seek(0)
         await resources.storage.put(item.original_key, file.file)
     answer = Answer(202, f"/api/media/{item.id}", item_json(row_of(item)))
@@ -148,7 +155,13 @@ async def _commit(
             await resources.jobs.enqueue(
                 session, PROCESS, priority=SLOW, item_id=str(item.id)
             )
-            await record(resources, session, item.account_id, item.id)
+            stored_bytes = await record(
+                resources, session, item.account_id, item.id, added_bytes=taken(item.size)
+            )
+            check_stored(resources, stored_bytes)
+    except AccountFull:  # others of the account came at the same time
+        await _take_back(resources, item)
+        raise
     except ServiceError:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
         log.warning("upload_without_row", extra={"media_id": str(item.id), "seldom": ""})
@@ -156,9 +169,14 @@ async def _commit(
 
 
 async def _answer_to_repeated(resources: Resources, item: MediaItem, once: Repeatable) -> Answer:
-    """Two came at once, and this is not the one that was faster: nothing of it was committed."""
-    with suppress(StorageUnavailable):  # the sweep takes what is left
-        await resources.storage.delete(item.original_key)
+    """Two came at once, and this is not the one that was faster."""
+    await _take_back(resources, item)
     if first := await first_answer(resources, once):
         return first
     raise Unavailable  # forgotten at this very moment: the client may ask again
+
+
+async def _take_back(resources: Resources, item: MediaItem) -> None:
+    """The bytes of an item of which nothing was committed."""
+    with suppress(StorageUnavailable):  # the sweep takes what is left
+        await resources.storage.delete(item.original_key)
