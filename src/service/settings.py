@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     health_stale_seconds: Annotated[float, seconds(1, 60)] = 5.0
     """An older result never counts as a pass"""
     health_disk_free_percent: Annotated[float, Range(0, 100, "a number")] = 5.0
-    """With less space or fewer inodes free the disk counts as nearly full"""
+    """With less space or fewer inodes free the disk counts as nearly full, and takes no uploads"""
     access_token_seconds: Annotated[int, Range(60, 31_536_000)] = 86_400
     """How long a login lasts"""
     login_attempts: Annotated[int, Range(1, 1000)] = 10

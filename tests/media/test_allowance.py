@@ -12,6 +12,7 @@ from pydantic import ByteSize
 from api import Api, Headers, assert_problem, running_api
 from items import process, stored
 from service.media.allowance import ITEM_BYTES, taken
+from service.resources import Disk, DiskNearlyFull
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -119,3 +120,30 @@ async def test_without_a_limit_there_is_none(quiet_settings: Settings) -> None:
     changed = {"media_bytes_per_account": ByteSize(0)}
     async with running_api(quiet_settings.model_copy(update=changed)) as api:
         await api.upload(await api.signed_in(), b"x" * 100_000)
+
+
+async def test_a_disk_that_is_nearly_full_takes_no_uploads(quiet_settings: Settings) -> None:
+    """And no body of one. It is degraded, and all else goes on."""
+
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    never = quiet_settings.model_copy(update={"health_disk_free_percent": 100.0})
+    async with running_api(never) as api:
+        owner = await api.signed_in()
+        with pytest.raises(DiskNearlyFull):
+            api.resources.disk.check()
+        form = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "100"}
+        answer = await api.client.post("/api/media", headers=owner | form, content=body())
+        assert_problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 2
+        assert (await api.client.get("/api/media", headers=owner)).status_code == 200
+
+
+async def test_a_disk_is_no_hindrance_where_uploads_are_in_a_bucket(settings: Settings) -> None:
+    changed = {"health_disk_free_percent": 100.0, "media_store_url": "s3://bucket"}
+    disk = Disk(settings.model_copy(update=changed))
+    with pytest.raises(DiskNearlyFull):
+        disk.check()
+    assert not disk.nearly_full

@@ -1,16 +1,24 @@
-"""What one account may have: neither does it fill the disk, nor everybody's queue."""
+"""What is taken of uploads: they fill neither the disk nor, an account's, everybody's queue."""
 
 from uuid import UUID
 
 from sqlalchemy import Integer, bindparam, func, select
 
-from service.errors import ServiceError
+from service.errors import ServiceError, Unavailable
 from service.lookup import Lookup
 from service.media.models import IS_UNFINISHED, MediaItem, MediaRevision
 from service.resources import Resources
 
 RETRY_SECONDS = 10
+DISK_RETRY_SECONDS = 60  # somebody has to make room
 ITEM_BYTES = 32 * 1024  # of an item without its content: its preview, its rows, blocks of a disk
+
+
+class NoSpaceLeft(Unavailable):
+    headers = {"Retry-After": str(DISK_RETRY_SECONDS)}
+
+    def __init__(self) -> None:
+        super().__init__("There is no room for uploads at the moment.")
 
 
 class TooManyUnfinished(ServiceError):
@@ -45,11 +53,13 @@ _STORED = Lookup(
 )
 
 
-async def check_unfinished(resources: Resources, account_id: UUID) -> None:
-    """Before a body is read: some more may slip in that come at the same time.
+async def check_before(resources: Resources, account_id: UUID) -> None:
+    """What is known before a body is read. Some uploads more may slip in that come at once.
 
-    Raises TooManyUnfinished, DatabaseUnavailable.
+    Raises NoSpaceLeft, TooManyUnfinished, DatabaseUnavailable.
     """
+    if resources.disk.nearly_full:
+        raise NoSpaceLeft
     most = resources.settings.media_unfinished_per_account
     row = await _UNFINISHED.one(resources.database, account_id=account_id, most=most)
     if row is not None and row[0] >= most:

@@ -20,9 +20,9 @@ from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.jobs import SLOW
 from service.media.allowance import (
     AccountFull,
+    check_before,
     check_room,
     check_stored,
-    check_unfinished,
     taken,
 )
 from service.media.models import MediaItem
@@ -83,10 +83,10 @@ async def receive(
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
     client that gives up leaves nothing behind. With a key, a request that came before is not done
-    again. Raises TooManyUnfinished, AccountFull, RequestValidationError, FileTooLarge, KeyReused,
-    StorageUnavailable, DatabaseUnavailable.
+    again. Raises NoSpaceLeft, TooManyUnfinished, AccountFull, RequestValidationError, FileTooLarge,
+    KeyReused, StorageUnavailable, DatabaseUnavailable.
     """
-    await check_unfinished(resources, identity.id)
+    await check_before(resources, identity.id)
     limit = resources.settings.max_content_length
     async with _received(request) as form:
         file, fields = _fields(form)
