@@ -14,7 +14,7 @@ from typing import IO
 import psutil
 import pytest
 
-from pictures import halves, jpeg_of_many_scans, png_of, saved, webp_of
+from pictures import animation, halves, jpeg_of_many_scans, png_of, saved, turned, webp_of
 from service.media import images, inspection
 from service.media.contents import DAMAGED, TOO_COSTLY, Inspected, Unprocessable
 from service.media.inspection import InspectionFailed
@@ -49,7 +49,17 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Become:
     return run
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"x" * 1_000_000, saved(halves(), "PNG")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"hello", b"x" * 1_000_000),
+        *(saved(halves(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP")),
+        *(turned(6, kind) for kind in ("JPEG", "PNG", "WEBP")),
+        *(animation(kind) for kind in ("GIF", "PNG", "WEBP", "MPO")),
+        *(saved(halves(mode=mode), "PNG") for mode in ("P", "LA", "RGBA", "I", "1")),
+        *(saved(halves(mode=mode), "JPEG") for mode in ("L", "CMYK")),
+    ],
+)
 async def test_its_facts_are_those_of_the_content(content: bytes) -> None:
     with on_disk(content) as file:
         assert await inspect(content) == images.inspect(file)  # type: ignore[arg-type]
@@ -164,3 +174,24 @@ async def test_the_process_writes_no_file(become: Become, tmp_path: Path) -> Non
     with pytest.raises(InspectionFailed, match="File too large"):
         await inspect()
     assert os.path.getsize(tmp_path / "file") == 0
+
+
+@pytest.mark.parametrize(
+    ("act", "refused"),
+    [
+        ("open('/etc/passwd')", "Too many open files"),
+        ("socket.socket()", "Too many open files"),
+        ("os.pipe()", "Too many open files"),
+        ("os.dup(0)", "Too many open files"),
+    ],
+)
+async def test_the_process_opens_nothing_beside_its_picture(
+    become: Become, act: str, refused: str
+) -> None:
+    """Nor in the place of what it closes."""
+    become(
+        "import os, socket\nfrom service.media import images\n"
+        f"images.limit_resources(); images.shut_doors(); os.close(1); {act}"
+    )
+    with pytest.raises(InspectionFailed, match=refused):
+        await inspect()
