@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -15,12 +16,15 @@ import psutil
 import pytest
 
 from pictures import animation, halves, jpeg_of_many_scans, png_of, saved, turned, webp_of
+from servers import ROOT
+from service.cgroups import Limits
 from service.media import images, inspection
 from service.media.contents import DAMAGED, TOO_COSTLY, Inspected, Unprocessable
 from service.media.inspection import InspectionFailed
 
 pytestmark = pytest.mark.anyio
 
+MIB = 1024 * 1024
 FACTS = {"sha256": "00", "content_type": "x/y", "width": None, "height": None, "thumbnail": None}
 
 Become = Callable[[str], None]
@@ -168,7 +172,7 @@ async def test_the_process_knows_no_secret(become: Become, monkeypatch: pytest.M
 
 async def test_the_process_writes_no_file(become: Become, tmp_path: Path) -> None:
     become(
-        "from service.media import images; images.limit_resources()\n"
+        "from service.media import images; images.limit_resources(2**29)\n"
         f"file = open({str(tmp_path / 'file')!r}, 'w'); file.write('x'); file.flush()"
     )
     with pytest.raises(InspectionFailed, match="File too large"):
@@ -191,7 +195,59 @@ async def test_the_process_opens_nothing_beside_its_picture(
     """Nor in the place of what it closes."""
     become(
         "import os, socket\nfrom service.media import images\n"
-        f"images.limit_resources(); images.shut_doors(); os.close(1); {act}"
+        f"images.limit_resources(2**29); images.shut_doors(); os.close(1); {act}"
     )
     with pytest.raises(InspectionFailed, match=refused):
         await inspect()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "memory_mib", "share_mib"),
+    [
+        (None, None, 512),
+        (1, None, 512),
+        (1, 4096, 512),
+        (1, 768, 512),
+        (0.5, 704, 512),
+        (1, 512, 320),
+        (1, 64, 128),
+    ],
+)
+def test_its_memory_is_what_its_container_has_beside_the_worker(
+    cpus: float | None, memory_mib: int | None, share_mib: int
+) -> None:
+    limits = Limits(cpus, memory_mib and memory_mib * MIB)
+    assert inspection.memory_share(limits) == share_mib * MIB
+
+
+def test_pictures_at_once_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "usable_cpus", lambda limits: limits.cpus)
+    assert inspection.memory_share(Limits(2, 768 * MIB)) == 288 * MIB
+    assert inspection.memory_share(Limits(2, 1216 * MIB)) == 512 * MIB
+
+
+async def test_it_is_told_how_much_memory_it_may_take(
+    become: Become, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "memory_bytes", lambda: 300 * MIB)
+    facts = json.dumps(FACTS)
+    become(
+        "import json, resource, sys\nfrom service.media import images\n"
+        "images.limit_resources(int(sys.argv[1]))\n"
+        f"facts = json.loads({facts!r})\n"
+        "facts['width'] = resource.getrlimit(resource.RLIMIT_AS)[0]\n"
+        "print(json.dumps(facts))"
+    )
+    assert (await inspect()).width == 300 * MIB
+
+
+def test_production_has_the_memory_for_the_largest_pictures() -> None:
+    """As shipped: one CPU."""
+    needed = (inspection.OWN_BYTES + inspection.MEMORY_BYTES) / MIB
+    for name, pattern in (
+        ("compose.production.yaml", r"WORKER_MEMORY:-(\d+)M"),
+        ("deploy/kubernetes/base/worker.yaml", r"memory: (\d+)Mi # 192Mi"),
+        (".env.example", r"WORKER_MEMORY=(\d+)M"),
+    ):
+        (given,) = re.findall(pattern, (ROOT / name).read_text())
+        assert int(given) >= needed

@@ -34,7 +34,6 @@ from service.media.contents import (
 
 MAX_PIXELS = 50_000_000
 CPU_SECONDS = 10
-MEMORY_BYTES = 512 * 1024 * 1024
 THUMBNAIL_PIXELS = (320, 320)
 DRAFT_PIXELS = (1280, 1280)
 # Its module is imported, or Pillow would load every format it has: a fifth of an inspection.
@@ -100,11 +99,11 @@ def _thumbnail(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def limit_resources() -> None:
+def limit_resources(memory_bytes: int) -> None:
     """What one inspection may take of the machine."""
     limits = {
         resource.RLIMIT_CPU: (CPU_SECONDS, CPU_SECONDS + 5),  # SIGXCPU tells more than SIGKILL
-        resource.RLIMIT_AS: (MEMORY_BYTES, MEMORY_BYTES),
+        resource.RLIMIT_AS: (memory_bytes, memory_bytes),
         resource.RLIMIT_FSIZE: (0, 0),
         resource.RLIMIT_CORE: (0, 0),
     }
@@ -122,8 +121,9 @@ def shut_doors() -> None:
 
 
 def main() -> None:
-    """Inspect standard input. Writes one JSON object: the facts, or `refused` and the reason."""
-    limit_resources()
+    """Inspect standard input, within as many bytes of memory as the argument says. Writes one JSON
+    object: the facts, or `refused` and the reason."""
+    limit_resources(int(sys.argv[1]))
     shut_doors()
     try:
         facts = asdict(inspect(sys.stdin.buffer))
