@@ -53,7 +53,7 @@ class Disk:
 
     settings: Settings
     nearly_full: bool = False
-    """What the last look said of the folder: what is left is PostgreSQL's, which may be there too"""
+    """What the last look said of the folder. What is left may be PostgreSQL's."""
 
     def check(self) -> None:
         """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-
 from pydantic import ByteSize
 
 from api import Api, Headers, assert_problem, running_api
@@ -89,7 +88,9 @@ async def test_of_many_at_once_no_more_are_taken(narrow: Api) -> None:
     )
     assert sorted(answer.status_code for answer in answers) == [202] * 2 + [413] * 4
     listed = (await narrow.client.get("/api/media", headers=owner)).json()["items"]
-    assert {UUID(item["id"]).hex for item in listed} == {path.parent.name for path in stored(narrow)}
+    assert {UUID(item["id"]).hex for item in listed} == {
+        path.parent.name for path in stored(narrow)
+    }
 
 
 async def test_what_is_found_to_be_too_much_at_the_commit_leaves_nothing(

@@ -50,13 +50,13 @@ async def ask(resources: Resources, email: str) -> None:
     the time of its answer does not tell. Too many for one address change nothing.
     """
     # The site as the web process knows it: without PUBLIC_URL a worker may know another.
-    request = {"email": email, "event": secrets.token_hex(8), "site": resources.settings.site_url}
+    site, event = resources.settings.site_url, secrets.token_hex(8)
     try:
         async with (
             resources.limits.counted(attempts.RESET_MAILS, email),
             resources.database.transaction() as session,
         ):
-            await resources.jobs.enqueue(session, MAIL_LINK, **request)
+            await resources.jobs.enqueue(session, MAIL_LINK, email=email, event=event, site=site)
     except LimitReached:
         log.info("reset_mail_limited")
 

@@ -9,12 +9,12 @@ from starlette.datastructures import Headers
 
 from service.accounts.sessions import Identity
 from service.etags import PreconditionFailed, check_match, etag_of, is_conditional
+from service.media.allowance import taken
 from service.media.listing import MediaNotFound, find_own
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.progress import mail_key
 from service.media.public import listing_changed
-from service.media.allowance import taken
 from service.media.revisions import record
 from service.media.schemas import MediaChanges
 from service.media.views import COLUMNS, NAMES, Row, item_json

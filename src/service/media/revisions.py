@@ -69,7 +69,10 @@ async def record(
 def _statements(database: Database) -> tuple[Executable, Executable]:
     """(the account's next number and its bytes, the newest change of an item)."""
     count, change = database.insert(MediaRevision), database.insert(MediaChange)
-    first = {"account_id": bindparam("account_id"), "stored_bytes": bindparam("added_bytes")}
+    first: dict[str, Any] = {
+        "account_id": bindparam("account_id"),
+        "stored_bytes": bindparam("added_bytes"),
+    }
     number = count.values(latest=1, **first).on_conflict_do_update(
         index_elements=[MediaRevision.account_id],
         set_={

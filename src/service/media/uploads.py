@@ -152,9 +152,7 @@ async def _commit(
                 await keep(resources, session, once, answer)
             session.add(item)
             await session.flush()
-            await resources.jobs.enqueue(
-                session, PROCESS, priority=SLOW, item_id=str(item.id)
-            )
+            await resources.jobs.enqueue(session, PROCESS, priority=SLOW, item_id=str(item.id))
             stored_bytes = await record(
                 resources, session, item.account_id, item.id, added_bytes=taken(item.size)
             )
