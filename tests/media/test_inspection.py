@@ -60,7 +60,8 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Become:
         *(saved(halves(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP")),
         *(turned(6, kind) for kind in ("JPEG", "PNG", "WEBP")),
         *(animation(kind) for kind in ("GIF", "PNG", "WEBP", "MPO")),
-        *(saved(halves(mode=mode), "PNG") for mode in ("P", "LA", "RGBA", "I", "1")),
+        *(saved(halves(mode=mode), "PNG") for mode in ("P", "LA", "RGBA", "1")),
+        saved(halves(mode="L").convert("I;16"), "PNG"),
         *(saved(halves(mode=mode), "JPEG") for mode in ("L", "CMYK")),
     ],
 )
@@ -180,24 +181,14 @@ async def test_the_process_writes_no_file(become: Become, tmp_path: Path) -> Non
     assert os.path.getsize(tmp_path / "file") == 0
 
 
-@pytest.mark.parametrize(
-    ("act", "refused"),
-    [
-        ("open('/etc/passwd')", "Too many open files"),
-        ("socket.socket()", "Too many open files"),
-        ("os.pipe()", "Too many open files"),
-        ("os.dup(0)", "Too many open files"),
-    ],
-)
-async def test_the_process_opens_nothing_beside_its_picture(
-    become: Become, act: str, refused: str
-) -> None:
+@pytest.mark.parametrize("act", ["open('/etc/passwd')", "socket.socket()", "os.pipe()"])
+async def test_the_process_opens_nothing_beside_its_picture(become: Become, act: str) -> None:
     """Nor in the place of what it closes."""
     become(
         "import os, socket\nfrom service.media import images\n"
         f"images.limit_resources(2**29); images.shut_doors(); os.close(1); {act}"
     )
-    with pytest.raises(InspectionFailed, match=refused):
+    with pytest.raises(InspectionFailed, match="Too many open files"):
         await inspect()
 
 
