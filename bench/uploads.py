@@ -40,7 +40,8 @@ def reads_during_uploads(directory: Path, postgresql: Postgresql, redis: RedisSe
     bearer = Bearer()
     received = directory / "received"
     environment = {"DATABASE_URL": url, "REDIS_URL": redis.url, "WEB_CONCURRENCY": "2"}
-    environment |= {"UPLOAD_FOLDER": str(received), "MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
+    environment |= {"UPLOAD_FOLDER": str(received), "MEDIA_BYTES_PER_ACCOUNT": "0"}
+    environment |= {"MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
     web = web_for_bench(directory / "reads", "full", environment)
     migrate(web)
     bearer.insert(postgresql, url)

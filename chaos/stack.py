@@ -37,7 +37,7 @@ LOOPBACK = "127.0.0.1"
 # What production ships with, where the tests of single parts are in a hurry.
 SHIPPED = {"SHUTDOWN_DRAIN_SECONDS": "6", "SHUTDOWN_GRACE_SECONDS": "30", "ACCESS_LOG": "false"}
 # One account has what many people have.
-BOUNDLESS = {"MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
+BOUNDLESS = {"MEDIA_BYTES_PER_ACCOUNT": "0", "MEDIA_UNFINISHED_PER_ACCOUNT": "1000000"}
 
 
 @dataclass(frozen=True)
@@ -198,17 +198,21 @@ def new_stack(
     newest = "image" if available("image") else "installed"
     nginx = kind.nginx_class(directory, newest, OPEN, name="localhost")
     run, media = nginx.folder("run"), nginx.folder("media")
-    common = SHIPPED | BOUNDLESS | {
-        "DATABASE_URL": url,
-        "REDIS_URL": servers.redis.url,
-        "MAIL_SERVER": "127.0.0.1",
-        "MAIL_PORT": str(servers.mail.port),
-        "MAIL_USE_TLS": "false",
-        "SECRET_KEY": secrets.token_urlsafe(32),
-        "UPLOAD_FOLDER": str(media),
-        "X_ACCEL_REDIRECT": "true",
-        "WEB_CONCURRENCY": str(WORKERS),
-    }
+    common = (
+        SHIPPED
+        | BOUNDLESS
+        | {
+            "DATABASE_URL": url,
+            "REDIS_URL": servers.redis.url,
+            "MAIL_SERVER": "127.0.0.1",
+            "MAIL_PORT": str(servers.mail.port),
+            "MAIL_USE_TLS": "false",
+            "SECRET_KEY": secrets.token_urlsafe(32),
+            "UPLOAD_FOLDER": str(media),
+            "X_ACCEL_REDIRECT": "true",
+            "WEB_CONCURRENCY": str(WORKERS),
+        }
+    )
     common |= everywhere or {}
     instances = []
     for number in (1, 2):

@@ -112,6 +112,13 @@ def test_a_size_is_read_with_or_without_a_unit(text: str, size: int) -> None:
     assert read(fields.Size, text) == size
 
 
+def test_room_may_be_any_or_none() -> None:
+    assert read(fields.Room, "0") == 0
+    assert read(fields.Room, "1024TiB") == 2**50
+    assert refused(fields.Room, "1025TiB")
+    assert refused(fields.Room, "-1")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -279,6 +279,11 @@ Size = Annotated[
     Field(ge=2**10, le=2**40),
     Parsed(_size, "bytes from 1KiB to 1TiB, such as 16777216 or 16MiB"),
 ]
+Room = Annotated[
+    ByteSize,
+    Field(ge=0, le=2**50),
+    Parsed(_size, "bytes from 0 to 1024TiB, such as 1073741824 or 1GiB"),
+]
 DatabaseUrl = Annotated[
     SecretUrl,
     url_with(

@@ -172,8 +172,7 @@ class Queue(JobManager):
         kept_others = self._full
         self.slow.discard(job_id)
         if kept_others and not self._full and self._wake is not None:
-            word = {"type": "job_inserted", "job_id": 0}
-            await self._wake(channel="", notification=word)
+            await self._wake(channel="", notification={"type": "job_inserted", "job_id": 0})
 
     async def _record(self, job: QueuedJob, outcome: Outcome) -> bool:
         """Whether the job was still this run's."""

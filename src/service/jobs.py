@@ -56,8 +56,8 @@ OLDEST = text("""
             WHERE status = 'todo' AND scheduled_at <= now())
     ))
 """)
-# The priority of what takes long, or waits for a core: it makes way for all other jobs, which have 0,
-# and leaves them a place in each worker. So nobody's mail waits for somebody's pictures.
+# The priority of what takes long, or waits for a core: it makes way for all other jobs, which have
+# 0, and leaves them a place in each worker. So nobody's mail waits for somebody's pictures.
 SLOW = -1
 MAX_DELAY_SECONDS = 3600
 MAX_REASON_CHARACTERS = 500

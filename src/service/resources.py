@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +47,30 @@ class DiskNearlyFull(Exception):
     """Less space or fewer inodes are free than HEALTH_DISK_FREE_PERCENT."""
 
 
+@dataclass
+class Disk:
+    """Where uploads are kept, where that is a folder; elsewhere that of the machine."""
+
+    settings: Settings
+    nearly_full: bool = False
+    """What the last look said of the folder. What is left may be PostgreSQL's."""
+
+    def check(self) -> None:
+        """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""
+        settings, folder = self.settings, Path(self.settings.upload_folder)
+        needed = not settings.media_store_url
+        if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise FolderUnusable
+        usage = disk_usage(folder)
+        metrics.DISK_FREE.labels("bytes").set(usage.free_percent / 100)
+        metrics.DISK_FREE.labels("inodes").set(usage.inodes_free_percent / 100)
+        least_free = min(usage.free_percent, usage.inodes_free_percent)
+        low = least_free < settings.health_disk_free_percent
+        self.nearly_full = needed and low
+        if low:
+            raise DiskNearlyFull
+
+
 @dataclass(frozen=True)
 class Resources:
     """What requests and tasks work with."""
@@ -59,6 +82,7 @@ class Resources:
     cache: Cache
     fanout: Fanout
     storage: Storage
+    disk: Disk
     mailer: Mailer
     jobs: Jobs
     cpu_gate: asyncio.Semaphore  # around work in threads that needs a core for milliseconds
@@ -124,8 +148,8 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
         fanout = await stack.enter_async_context(open_fanout(settings, optional))
 
         storage = await stack.enter_async_context(open_storage(settings))
-        disk = InThread(partial(check_disk, settings))
-        health.add(Check("disk_space", disk, timeout_seconds=DISK_CHECK_SECONDS))
+        disk = Disk(settings)
+        health.add(Check("disk_space", InThread(disk.check), timeout_seconds=DISK_CHECK_SECONDS))
         if storage.folder is None:
             health.add(
                 Check(
@@ -164,24 +188,12 @@ async def open_resources(settings: Settings, health: Health) -> AsyncIterator[Re
             cache,
             fanout,
             storage,
+            disk,
             mailer,
             jobs,
             gate,
             hashing,
         )
-
-
-def check_disk(settings: Settings) -> None:
-    """Raises DiskNearlyFull or FolderUnusable. Blocks for as long as the file system does."""
-    folder = Path(settings.upload_folder)
-    needed = not settings.media_store_url
-    if needed and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise FolderUnusable
-    usage = disk_usage(folder)
-    metrics.DISK_FREE.labels("bytes").set(usage.free_percent / 100)
-    metrics.DISK_FREE.labels("inodes").set(usage.inodes_free_percent / 100)
-    if min(usage.free_percent, usage.inodes_free_percent) < settings.health_disk_free_percent:
-        raise DiskNearlyFull
 
 
 @asynccontextmanager

@@ -122,6 +122,8 @@ class Settings(BaseSettings):
     """nginx in front sends the files of UPLOAD_FOLDER itself"""
     max_content_length: fields.Size = ByteSize(16 * 1024 * 1024)
     """Largest upload"""
+    media_bytes_per_account: fields.Room = ByteSize(1024**3)
+    """Bytes an account's items may take, 32 KiB each beside its content, then 413; 0: no limit"""
     media_unfinished_per_account: Annotated[int, Range(1, 1_000_000)] = 200
     """Uploads of an account that may wait to be processed at once, then 429"""
     job_concurrency: Annotated[int, Range(1, 100)] = 4
@@ -187,7 +189,7 @@ class Settings(BaseSettings):
     health_stale_seconds: Annotated[float, seconds(1, 60)] = 5.0
     """An older result never counts as a pass"""
     health_disk_free_percent: Annotated[float, Range(0, 100, "a number")] = 5.0
-    """With less space or fewer inodes free the disk counts as nearly full"""
+    """With less space or fewer inodes free the disk counts as nearly full, and takes no uploads"""
     access_token_seconds: Annotated[int, Range(60, 31_536_000)] = 86_400
     """How long a login lasts"""
     login_attempts: Annotated[int, Range(1, 1000)] = 10

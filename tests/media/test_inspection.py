@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -14,13 +15,16 @@ from typing import IO
 import psutil
 import pytest
 
-from pictures import halves, jpeg_of_many_scans, png_of, saved, webp_of
+from pictures import animation, halves, jpeg_of_many_scans, png_of, saved, turned, webp_of
+from servers import ROOT
+from service.cgroups import Limits
 from service.media import images, inspection
 from service.media.contents import DAMAGED, TOO_COSTLY, Inspected, Unprocessable
 from service.media.inspection import InspectionFailed
 
 pytestmark = pytest.mark.anyio
 
+MIB = 1024 * 1024
 FACTS = {"sha256": "00", "content_type": "x/y", "width": None, "height": None, "thumbnail": None}
 
 Become = Callable[[str], None]
@@ -49,7 +53,18 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Become:
     return run
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"x" * 1_000_000, saved(halves(), "PNG")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"hello", b"x" * 1_000_000),
+        *(saved(halves(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP")),
+        *(turned(6, kind) for kind in ("JPEG", "PNG", "WEBP")),
+        *(animation(kind) for kind in ("GIF", "PNG", "WEBP", "MPO")),
+        *(saved(halves(mode=mode), "PNG") for mode in ("P", "LA", "RGBA", "1")),
+        saved(halves(mode="L").convert("I;16"), "PNG"),
+        *(saved(halves(mode=mode), "JPEG") for mode in ("L", "CMYK")),
+    ],
+)
 async def test_its_facts_are_those_of_the_content(content: bytes) -> None:
     with on_disk(content) as file:
         assert await inspect(content) == images.inspect(file)  # type: ignore[arg-type]
@@ -158,9 +173,72 @@ async def test_the_process_knows_no_secret(become: Become, monkeypatch: pytest.M
 
 async def test_the_process_writes_no_file(become: Become, tmp_path: Path) -> None:
     become(
-        "from service.media import images; images.limit_resources()\n"
+        "from service.media import images; images.limit_resources(2**29)\n"
         f"file = open({str(tmp_path / 'file')!r}, 'w'); file.write('x'); file.flush()"
     )
     with pytest.raises(InspectionFailed, match="File too large"):
         await inspect()
     assert os.path.getsize(tmp_path / "file") == 0
+
+
+@pytest.mark.parametrize("act", ["open('/etc/passwd')", "socket.socket()", "os.pipe()"])
+async def test_the_process_opens_nothing_beside_its_picture(become: Become, act: str) -> None:
+    """Nor in the place of what it closes."""
+    become(
+        "import os, socket\nfrom service.media import images\n"
+        f"images.limit_resources(2**29); images.shut_doors(); os.close(1); {act}"
+    )
+    with pytest.raises(InspectionFailed, match="Too many open files"):
+        await inspect()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "memory_mib", "share_mib"),
+    [
+        (None, None, 512),
+        (1, None, 512),
+        (1, 4096, 512),
+        (1, 768, 512),
+        (0.5, 704, 512),
+        (1, 512, 320),
+        (1, 64, 128),
+    ],
+)
+def test_its_memory_is_what_its_container_has_beside_the_worker(
+    cpus: float | None, memory_mib: int | None, share_mib: int
+) -> None:
+    limits = Limits(cpus, memory_mib and memory_mib * MIB)
+    assert inspection.memory_share(limits) == share_mib * MIB
+
+
+def test_pictures_at_once_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "usable_cpus", lambda limits: limits.cpus)
+    assert inspection.memory_share(Limits(2, 768 * MIB)) == 288 * MIB
+    assert inspection.memory_share(Limits(2, 1216 * MIB)) == 512 * MIB
+
+
+async def test_it_is_told_how_much_memory_it_may_take(
+    become: Become, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "memory_bytes", lambda: 300 * MIB)
+    facts = json.dumps(FACTS)
+    become(
+        "import json, resource, sys\nfrom service.media import images\n"
+        "images.limit_resources(int(sys.argv[1]))\n"
+        f"facts = json.loads({facts!r})\n"
+        "facts['width'] = resource.getrlimit(resource.RLIMIT_AS)[0]\n"
+        "print(json.dumps(facts))"
+    )
+    assert (await inspect()).width == 300 * MIB
+
+
+def test_production_has_the_memory_for_the_largest_pictures() -> None:
+    """As shipped: one CPU."""
+    needed = (inspection.OWN_BYTES + inspection.MEMORY_BYTES) / MIB
+    for name, pattern in (
+        ("compose.production.yaml", r"WORKER_MEMORY:-(\d+)M"),
+        ("deploy/kubernetes/base/worker.yaml", r"memory: (\d+)Mi # 192Mi"),
+        (".env.example", r"WORKER_MEMORY=(\d+)M"),
+    ):
+        (given,) = re.findall(pattern, (ROOT / name).read_text())
+        assert int(given) >= needed

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pictures import animation, gif_of, halves, png_of, saved, turned, webp_of
-from service.media import images
+from service.media import images, inspection
 from service.media.contents import (
     DAMAGED,
     HEAD_BYTES,
@@ -56,7 +56,7 @@ def bounded_memory() -> Iterator[None]:
     with open("/proc/self/statm") as statm:
         in_use = int(statm.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + images.MEMORY_BYTES, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + inspection.MEMORY_BYTES, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
 

@@ -52,13 +52,13 @@ async def ask(resources: Resources, email: str, network: str) -> None:
     nothing.
     """
     # The site as the web process knows it: without PUBLIC_URL a worker may know another.
-    request = {"email": email, "event": secrets.token_hex(8), "site": resources.settings.site_url}
+    site, event = resources.settings.site_url, secrets.token_hex(8)
     try:
         async with (
             attempts.mail(resources, attempts.RESET_MAILS, email, network),
             resources.database.transaction() as session,
         ):
-            await resources.jobs.enqueue(session, MAIL_LINK, **request)
+            await resources.jobs.enqueue(session, MAIL_LINK, email=email, event=event, site=site)
     except LimitReached:
         log.info("reset_mail_limited")
 

@@ -1,15 +1,24 @@
-"""What one account may have: neither does it fill the disk, nor everybody's queue."""
+"""What is taken of uploads: they fill neither the disk nor, an account's, everybody's queue."""
 
 from uuid import UUID
 
 from sqlalchemy import Integer, bindparam, func, select
 
-from service.errors import ServiceError
+from service.errors import ServiceError, Unavailable
 from service.lookup import Lookup
-from service.media.models import IS_UNFINISHED, MediaItem
+from service.media.models import IS_UNFINISHED, MediaItem, MediaRevision
 from service.resources import Resources
 
 RETRY_SECONDS = 10
+DISK_RETRY_SECONDS = 60  # somebody has to make room
+ITEM_BYTES = 32 * 1024  # of an item without its content: its preview, its rows, blocks of a disk
+
+
+class NoSpaceLeft(Unavailable):
+    headers = {"Retry-After": str(DISK_RETRY_SECONDS)}
+
+    def __init__(self) -> None:
+        super().__init__("There is no room for uploads at the moment.")
 
 
 class TooManyUnfinished(ServiceError):
@@ -20,6 +29,17 @@ class TooManyUnfinished(ServiceError):
         super().__init__(f"{most} uploads of this account wait to be processed. Try again later.")
 
 
+class AccountFull(ServiceError):
+    status = 413
+    title = "Account Full"
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"The items of an account may take {most_bytes} bytes, {ITEM_BYTES} each beside their"
+            " content. Delete some first."
+        )
+
+
 _UNFINISHED = Lookup(
     select(func.count()).select_from(
         select(MediaItem.id)
@@ -28,14 +48,41 @@ _UNFINISHED = Lookup(
         .subquery()
     )
 )
+_STORED = Lookup(
+    select(MediaRevision.stored_bytes).where(MediaRevision.account_id == bindparam("account_id"))
+)
 
 
-async def check_unfinished(resources: Resources, account_id: UUID) -> None:
-    """Before a body is read: some more may slip in that come at the same time.
+async def check_before(resources: Resources, account_id: UUID) -> None:
+    """What is known before a body is read. Some uploads more may slip in that come at once.
 
-    Raises TooManyUnfinished, DatabaseUnavailable.
+    Raises NoSpaceLeft, TooManyUnfinished, DatabaseUnavailable.
     """
+    if resources.disk.nearly_full:
+        raise NoSpaceLeft
     most = resources.settings.media_unfinished_per_account
     row = await _UNFINISHED.one(resources.database, account_id=account_id, most=most)
     if row is not None and row[0] >= most:
         raise TooManyUnfinished(most)
+
+
+def taken(size: int) -> int:
+    """By an item of this size, in bytes."""
+    return size + ITEM_BYTES
+
+
+def check_stored(resources: Resources, stored_bytes: int) -> None:
+    """Raises AccountFull where an account's items take more than they may."""
+    most_bytes = resources.settings.media_bytes_per_account
+    if most_bytes and stored_bytes > most_bytes:
+        raise AccountFull(most_bytes)
+
+
+async def check_room(resources: Resources, account_id: UUID, size: int) -> None:
+    """For one more item, before it is stored; `check_stored` tells for certain, when it commits.
+
+    Raises AccountFull, DatabaseUnavailable.
+    """
+    if resources.settings.media_bytes_per_account:
+        row = await _STORED.one(resources.database, account_id=account_id)
+        check_stored(resources, (row[0] if row else 0) + taken(size))

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 
 from service.accounts.sessions import Identity
 from service.etags import PreconditionFailed, check_match, etag_of, is_conditional
+from service.media.allowance import taken
 from service.media.listing import MediaNotFound, find_own
 from service.media.models import MediaItem
 from service.media.names import clean_name
@@ -23,7 +24,7 @@ from service.resources import Resources
 log = logging.getLogger(__name__)
 
 ERASE = "media.erase"
-_ID, _PUBLIC, _UPDATED_AT = map(NAMES.index, ("id", "public", "updated_at"))
+_ID, _PUBLIC, _SIZE, _UPDATED_AT = map(NAMES.index, ("id", "public", "size", "updated_at"))
 
 
 async def change(
@@ -64,7 +65,8 @@ async def remove(resources: Resources, identity: Identity, item_id: UUID, asked:
         removed = _made((await session.execute(statement)).one_or_none(), asked)
         await cancel(session, mail_key(item_id))
         await resources.jobs.enqueue(session, ERASE, item_id=str(item_id))
-        await record(resources, session, identity.id, item_id, deleted=True)
+        freed = taken(removed[_SIZE])
+        await record(resources, session, identity.id, item_id, deleted=True, added_bytes=-freed)
     if removed[_PUBLIC]:
         await listing_changed(resources)
     log.info("media_deleted", extra={"media_id": str(item_id)})

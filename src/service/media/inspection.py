@@ -7,8 +7,10 @@ import logging
 import os
 import signal
 import sys
+from functools import cache
 from typing import IO
 
+from service.cgroups import Limits, cgroup_limits
 from service.media.contents import (
     DAMAGED,
     TOO_COSTLY,
@@ -16,12 +18,16 @@ from service.media.contents import (
     Unprocessable,
     inspect_plain,
 )
+from service.system import usable_cpus
 
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-I", "-m", "service.media.images")
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG")  # and no secret
 WALL_SECONDS = 60
+MEMORY_BYTES = 512 * 1024 * 1024  # of one process; pictures of 50 million pixels take most of it
+OWN_BYTES = 192 * 1024 * 1024  # of whoever runs them: some 110 MiB, and what a container has beside
+LEAST_BYTES = 128 * 1024 * 1024  # in which Python and the decoders find room
 # How a process ends whose file is at fault. SIGKILL may come from anybody.
 REFUSALS: dict[int, str] = {
     signal.SIGXCPU: TOO_COSTLY,
@@ -37,6 +43,20 @@ class InspectionFailed(Exception):
     """The process ended without an answer, for a reason that is not known to be the file's."""
 
 
+def memory_share(limits: Limits) -> int:
+    """What one process may take where as many run at once as there are CPUs: beyond the memory of
+    the container the kernel would end any of them, or all there is in it."""
+    if limits.memory_bytes is None:
+        return MEMORY_BYTES
+    at_once = max(1, int(usable_cpus(limits)))
+    return max(LEAST_BYTES, min(MEMORY_BYTES, (limits.memory_bytes - OWN_BYTES) // at_once))
+
+
+@cache
+def memory_bytes() -> int:
+    return memory_share(cgroup_limits())
+
+
 async def inspect(file: IO[bytes]) -> Inspected:
     """Facts about a file on disk. Raises Unprocessable or InspectionFailed, and OSError."""
     facts = await asyncio.to_thread(inspect_plain, file)
@@ -45,6 +65,7 @@ async def inspect(file: IO[bytes]) -> Inspected:
     os.lseek(file.fileno(), 0, os.SEEK_SET)  # which the process begins at; seek() may not tell
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
+        str(memory_bytes()),
         stdin=file,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

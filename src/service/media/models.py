@@ -14,7 +14,7 @@ UNFINISHED: tuple[Status, ...] = ("received", "processing")
 
 IS_PUBLIC = text("public AND status = 'ready'")
 IS_DELETED = text("deleted")
-IS_UNFINISHED = text("status IN ('received', 'processing')")  # as UNFINISHED, and as its index has it
+IS_UNFINISHED = text("status IN ('received', 'processing')")  # UNFINISHED, as its index has it
 
 
 def original_key(item_id: UUID) -> str:
@@ -75,7 +75,8 @@ class MediaItem(Base):
 
 
 class MediaRevision(Base):
-    """How often an account's items have changed, and up to which number deletions are forgotten."""
+    """How often an account's items have changed, up to which number deletions are forgotten, and
+    what the items take, each with `allowance.ITEM_BYTES` beside its content."""
 
     __tablename__ = "media_revisions"
 
@@ -84,6 +85,7 @@ class MediaRevision(Base):
     )
     latest: Mapped[int] = mapped_column(BigInteger)
     forgotten: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class MediaChange(Base):

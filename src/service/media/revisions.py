@@ -38,17 +38,21 @@ async def record(
     item_id: UUID,
     *,
     deleted: bool = False,
-) -> None:
-    """Number a change, and spread word of it once it has committed.
+    added_bytes: int = 0,
+) -> int:
+    """Number a change, and spread word of it once it has committed. What the account's items then
+    take, in bytes; `added_bytes` is how much of that is new, or below 0 where an item goes.
 
     The last statement of its transaction: the account's next change waits for the commit.
     """
     number, keep = _statements(resources.database)
     connection = await session.connection()
+    counted = {"account_id": account_id, "added_bytes": added_bytes}
+    revision, stored_bytes = (await connection.execute(number, counted)).one()
     change = {
         "item_id": item_id,
         "account_id": account_id,
-        "revision": await connection.scalar(number, {"account_id": account_id}),
+        "revision": revision,
         "deleted": deleted,
         "recorded_at": datetime.now(UTC),
     }
@@ -58,21 +62,30 @@ async def record(
         resources.fanout.publish(topic(account_id))
 
     event.listen(session.sync_session, "after_commit", spread_word, once=True)
+    return int(stored_bytes)
 
 
 @lru_cache(maxsize=1)  # composing them costs as much as running them
 def _statements(database: Database) -> tuple[Executable, Executable]:
-    """(the account's next number, the newest change of an item)."""
+    """(the account's next number and its bytes, the newest change of an item)."""
     count, change = database.insert(MediaRevision), database.insert(MediaChange)
-    number = count.values(account_id=bindparam("account_id"), latest=1).on_conflict_do_update(
-        index_elements=[MediaRevision.account_id], set_={"latest": MediaRevision.latest + 1}
+    first: dict[str, Any] = {
+        "account_id": bindparam("account_id"),
+        "stored_bytes": bindparam("added_bytes"),
+    }
+    number = count.values(latest=1, **first).on_conflict_do_update(
+        index_elements=[MediaRevision.account_id],
+        set_={
+            "latest": MediaRevision.latest + 1,
+            "stored_bytes": MediaRevision.stored_bytes + count.excluded.stored_bytes,
+        },
     )
     excluded = change.excluded
     keep = change.on_conflict_do_update(
         index_elements=[MediaChange.item_id],
         set_={name: excluded[name] for name in ("revision", "deleted", "recorded_at")},
     )
-    return number.returning(MediaRevision.latest), keep
+    return number.returning(MediaRevision.latest, MediaRevision.stored_bytes), keep
 
 
 _POSITION = Lookup(

@@ -58,7 +58,8 @@ async def upload(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Upload a file. It is safe once this answers; `status` tells when it is processed. 429 also
-    where too many of the account's uploads wait for that."""
+    where too many of the account's uploads wait for that, 413 also where its items take all that
+    they may."""
     answer = await uploads.receive(resources, identity, request, idempotency_key)
     return answer.response()
 

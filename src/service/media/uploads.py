@@ -21,7 +21,13 @@ from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.jobs import SLOW
-from service.media.allowance import check_unfinished
+from service.media.allowance import (
+    AccountFull,
+    check_before,
+    check_room,
+    check_stored,
+    taken,
+)
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.revisions import record
@@ -101,10 +107,10 @@ async def receive(
 
     The body goes to an unnamed temporary file beyond 1 MiB, so that its size costs no memory and a
     client that gives up leaves nothing behind. With a key, a request that came before is not done
-    again. Raises TooManyUnfinished, RequestValidationError, FileTooLarge, KeyReused,
-    StorageUnavailable, DatabaseUnavailable.
+    again. Raises NoSpaceLeft, TooManyUnfinished, AccountFull, RequestValidationError, FileTooLarge,
+    KeyReused, StorageUnavailable, DatabaseUnavailable.
     """
-    await check_unfinished(resources, identity.id)
+    await check_before(resources, identity.id)
     limit = resources.settings.max_content_length
     async with _received(request) as form:
         file, fields = _fields(form)
@@ -114,6 +120,7 @@ async def receive(
         once = await _repeatable(identity, key, file, fields)
         if once and (first := await first_answer(resources, once)):
             return first
+        await check_room(resources, identity.id, item.size)
         await file.seek(0)
         await resources.storage.put(item.original_key, file.file)
     answer = Answer(202, f"/api/media/{item.id}", item_json(row_of(item)))
@@ -169,10 +176,14 @@ async def _commit(
                 await keep(resources, session, once, answer)
             session.add(item)
             await session.flush()
-            await resources.jobs.enqueue(
-                session, PROCESS, priority=SLOW, item_id=str(item.id)
+            await resources.jobs.enqueue(session, PROCESS, priority=SLOW, item_id=str(item.id))
+            stored_bytes = await record(
+                resources, session, item.account_id, item.id, added_bytes=taken(item.size)
             )
-            await record(resources, session, item.account_id, item.id)
+            check_stored(resources, stored_bytes)
+    except AccountFull:  # others of the account came at the same time
+        await _take_back(resources, item)
+        raise
     except ServiceError:
         # The commit's fate may be unknown: the bytes stay for the sweep rather than be missing.
         log.warning("upload_without_row", extra={"media_id": str(item.id), "seldom": ""})
@@ -180,9 +191,14 @@ async def _commit(
 
 
 async def _answer_to_repeated(resources: Resources, item: MediaItem, once: Repeatable) -> Answer:
-    """Two came at once, and this is not the one that was faster: nothing of it was committed."""
-    with suppress(StorageUnavailable):  # the sweep takes what is left
-        await resources.storage.delete(item.original_key)
+    """Two came at once, and this is not the one that was faster."""
+    await _take_back(resources, item)
     if first := await first_answer(resources, once):
         return first
     raise Unavailable  # forgotten at this very moment: the client may ask again
+
+
+async def _take_back(resources: Resources, item: MediaItem) -> None:
+    """The bytes of an item of which nothing was committed."""
+    with suppress(StorageUnavailable):  # the sweep takes what is left
+        await resources.storage.delete(item.original_key)
