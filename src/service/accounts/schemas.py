@@ -12,13 +12,17 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
+    field_validator,
 )
 
-from service.accounts import addresses
+from service.accounts import addresses, known_passwords
+from service.accounts.known_passwords import OWN_ADDRESS
 from service.accounts.models import ApiKey
 from service.texts import VISIBLE_LINE
 
-# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
+# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition, none that is guessed first. The
+# upper bound limits the work.
 MIN_PASSWORD_CHARACTERS = 8
 MAX_PASSWORD_CHARACTERS = 1024
 MAX_KEY_YEARS = 10
@@ -34,6 +38,8 @@ def _password(password: SecretStr) -> SecretStr:
         text.encode()
     except UnicodeEncodeError:  # JSON can name half of a surrogate pair, which has no bytes
         raise ValueError("expected Unicode text") from None
+    if known_passwords.is_known(text):
+        raise ValueError("expected one that is not among the commonest")
     return password
 
 
@@ -71,6 +77,14 @@ LinkToken = Annotated[
 class NewAccount(BaseModel):
     email: Email
     password: Password
+
+    @field_validator("password")
+    @classmethod
+    def _is_not_the_address(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        email = info.data.get("email", "")  # not there where it is none
+        if known_passwords.is_of_address(password.get_secret_value(), email):
+            raise ValueError(OWN_ADDRESS)
+        return password
 
 
 class Confirmation(BaseModel):
