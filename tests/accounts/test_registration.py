@@ -219,7 +219,9 @@ async def test_shorter_and_longer_ones_are_422(embedded_api: Api, password: str)
     assert problem["errors"][0]["in"] == "body.password"
 
 
-@pytest.mark.parametrize("password", ["password", "12345678", "PassWord1", " qwertyuiop ", "contrasen\u0303a"])
+@pytest.mark.parametrize(
+    "password", ["password", "12345678", "PassWord1", " qwertyuiop ", "contrasen\u0303a"]
+)
 async def test_one_of_the_commonest_is_422(embedded_api: Api, password: str) -> None:
     problem = assert_problem(await ask(embedded_api, password=password), 422)
     message = "expected one that is not among the commonest"
