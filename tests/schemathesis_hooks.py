@@ -9,6 +9,7 @@ import schemathesis
 from schemathesis.core.failures import AcceptedNegativeData
 
 from api import PASSWORD
+from service.accounts.known_passwords import is_known, is_of_address
 
 LEAVER = "lin@example.org"
 UPLOAD = "POST /api/media"  # media
@@ -18,6 +19,14 @@ def still_ahead(new_key: Any) -> None:
     """A time that is over is well-formed and refused."""
     if positive(new_key, "body") and new_key.body.get("expires_at"):
         new_key.body["expires_at"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+def harder_to_guess(account: Any) -> None:
+    """So is a password that is on a list."""
+    if positive(account, "body"):
+        password, email = account.body["password"], account.body.get("email", "")
+        if is_known(password) or is_of_address(password, email):
+            account.body["password"] = PASSWORD
 
 
 # media: from here
@@ -52,6 +61,7 @@ def positive(case: Any, location: str) -> bool:
 
 
 MADE = {
+    **dict.fromkeys(("POST /api/accounts", "POST /api/accounts/password/reset"), harder_to_guess),
     UPLOAD: never_used,  # media
     "POST /api/keys": still_ahead,
     "POST /logout": of_another_login,

@@ -250,3 +250,18 @@ async def test_an_unfit_password_is_422_and_does_not_come_back(
     answer = await reset(embedded_api, token, password)
     assert assert_problem(answer, 422)["errors"][0]["in"] == "body.password"
     assert (await reset(embedded_api, token)).status_code == 204
+
+
+@pytest.mark.parametrize("password", ["password1", ADA])
+async def test_one_that_is_guessed_first_is_422_and_the_link_stays_good(
+    api: Api, password: str
+) -> None:
+    token = token_for(api, await api.account())
+    problem = assert_problem(await reset(api, token, password), 422)
+    assert problem["detail"].startswith("body.password: expected")
+    form = {"token": token, "password": password}
+    page = await api.client.post("/reset", data=form)
+    assert page.status_code == 422
+    assert "Choose another one" in page.text
+    assert await log_in(api, PASSWORD) == 200
+    assert (await reset(api, token)).status_code == 204

@@ -219,6 +219,24 @@ async def test_shorter_and_longer_ones_are_422(embedded_api: Api, password: str)
     assert problem["errors"][0]["in"] == "body.password"
 
 
+@pytest.mark.parametrize(
+    "password", ["password", "12345678", "PassWord1", " qwertyuiop ", "contrasen\u0303a"]
+)
+async def test_one_of_the_commonest_is_422(embedded_api: Api, password: str) -> None:
+    problem = assert_problem(await ask(embedded_api, password=password), 422)
+    message = "expected one that is not among the commonest"
+    assert problem["errors"] == [{"in": "body.password", "message": message}]
+    assert await mails(embedded_api) == []
+
+
+@pytest.mark.parametrize("password", ["ada.lovelace@example.org", "ADA.Lovelace"])
+async def test_the_accounts_own_address_is_422(embedded_api: Api, password: str) -> None:
+    answer = await ask(embedded_api, "Ada.Lovelace@Example.org", password)
+    message = "expected another one than the account's address"
+    errors = assert_problem(answer, 422)["errors"]
+    assert errors == [{"in": "body.password", "message": message}]
+
+
 async def test_ten_at_once_for_one_address_make_one_account(api: Api) -> None:
     spellings = [ADA.upper() if number % 2 else ADA for number in range(10)]
     words = [f"password number {number}" for number in range(10)]

@@ -36,8 +36,8 @@ ANOTHER_WAY = "<p>Ask for a new password: the link for it confirms the account a
 GO_ON = '<p><a href="/">Go on</a></p>'
 EVERYTHING_ENDS = "It ends every login and every API key of your account."
 UNFIT = (
-    f"A password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters. "
-    "Choose another one."
+    f"A password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters, and is "
+    "neither among the commonest nor your address. Choose another one."
 )
 # The token in the address goes to nobody else: these forbid a Referer as well.
 HEADERS = pages.headers("no-store", form_action="'self'")
@@ -79,7 +79,7 @@ async def reset(
     try:
         wanted = PasswordReset.model_validate({"token": token, "password": password})
         await password_reset.reset(resources, wanted.token, wanted.password, network)
-    except ValidationError:
+    except (ValidationError, password_reset.PasswordUnfit):
         return _password_form(token, UNFIT, 422)
     except LinkInvalid as error:
         return _page("Not changed", f"<p>{error.detail}</p>", error.status)

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 from sqlalchemy import delete, func, or_, select, update
 
-from service.accounts import attempts, links, passwords
+from service.accounts import attempts, known_passwords, links, passwords
 from service.accounts.models import Account, ApiKey, Token
+from service.errors import ServiceError
 from service.limits import LimitReached
 from service.outbox import post
 from service.resources import Resources
@@ -42,6 +43,15 @@ API key of the account has ended. You can log in at {url} with the new password.
 
 If it was not you, somebody else reads your mail.
 """
+
+
+class PasswordUnfit(ServiceError):
+    """What only who knows the account can tell."""
+
+    status = 422
+
+    def __init__(self) -> None:
+        super().__init__(f"body.password: {known_passwords.OWN_ADDRESS}")
 
 
 async def ask(resources: Resources, email: str, network: str) -> None:
@@ -79,10 +89,11 @@ async def mail_link(resources: Resources, email: str, event: str, site: str) -> 
 async def reset(resources: Resources, token: str, password: SecretStr, network: str) -> None:
     """Set the password of the account a mailed token names, and revoke all its tokens and keys.
 
-    Raises LinkInvalid.
+    Raises LinkInvalid, and PasswordUnfit, after which the link is as good as before.
     """
     account_id, stamp = links.read(resources.settings, links.RESET, token)
-    password_hash = await passwords.hash_password(resources, password.get_secret_value())
+    text = password.get_secret_value()
+    password_hash = await passwords.hash_password(resources, text)
     new_stamp, now = secrets.token_hex(8), datetime.now(UTC)
     confirmed_at = func.coalesce(Account.confirmed_at, now)
     is_good = or_(Account.stamp == stamp, Account.confirmed_at.is_(None))
@@ -97,10 +108,12 @@ async def reset(resources: Resources, token: str, password: SecretStr, network: 
         email = (await session.execute(statement)).scalar_one_or_none()
         if email is None:
             raise links.LinkInvalid
+        if known_passwords.is_of_address(text, email):
+            raise PasswordUnfit
         await session.execute(delete(Token).where(Token.account_id == account_id))
         await session.execute(delete(ApiKey).where(ApiKey.account_id == account_id))
-        text = CHANGED_TEXT.format(url=resources.settings.site_url)
+        told = CHANGED_TEXT.format(url=resources.settings.site_url)
         key = f"changed-{account_id.hex}-{new_stamp}"
-        await post(resources, session, key=key, to=email, subject=CHANGED_SUBJECT, text=text)
+        await post(resources, session, key=key, to=email, subject=CHANGED_SUBJECT, text=told)
     await attempts.password_was_set(resources, email, network)
     log.info("password_reset", extra={"account_id": str(account_id)})

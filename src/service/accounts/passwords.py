@@ -12,7 +12,8 @@ from service.resources import Resources
 
 Result = TypeVar("Result")
 
-# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition. The upper bound limits the work.
+# NIST SP 800-63B 5.1.1.2: at least 8, no rules of composition, none that is guessed first. The
+# upper bound limits the work.
 MIN_PASSWORD_CHARACTERS = 8
 MAX_PASSWORD_CHARACTERS = 1024
 

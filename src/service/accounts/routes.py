@@ -40,9 +40,7 @@ KEY_LINKS = answers(201, links=leads_to("delete_key", key_id="/id"))
 
 
 @router.post("/api/accounts", status_code=202, responses=problems(*UNREADABLE, 503))
-async def create_account(
-    account: NewAccount, resources: Provided, network: Network
-) -> Accepted:
+async def create_account(account: NewAccount, resources: Provided, network: Network) -> Accepted:
     """Ask for an account. The answer is the same whether the address is known or not."""
     await registration.register(resources, account.email, account.password, network)
     return Accepted()
@@ -60,9 +58,7 @@ async def confirm_account(confirmation: Confirmation, resources: Provided) -> No
 
 
 @router.post("/api/accounts/password/forgot", status_code=202, responses=problems(*UNREADABLE, 503))
-async def forget_password(
-    forgotten: Forgotten, resources: Provided, network: Network
-) -> Accepted:
+async def forget_password(forgotten: Forgotten, resources: Provided, network: Network) -> Accepted:
     """Ask for a link to set a new password. The answer is the same for an unknown address."""
     await password_reset.ask(resources, forgotten.email, network)
     return Accepted()

@@ -12,9 +12,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
+    field_validator,
 )
 
-from service.accounts import addresses
+from service.accounts import addresses, known_passwords
+from service.accounts.known_passwords import OWN_ADDRESS
 from service.accounts.models import ApiKey
 from service.accounts.passwords import MAX_PASSWORD_CHARACTERS, MIN_PASSWORD_CHARACTERS
 from service.texts import VISIBLE_LINE
@@ -32,6 +35,8 @@ def _password(password: SecretStr) -> SecretStr:
         text.encode()
     except UnicodeEncodeError:  # JSON can name half of a surrogate pair, which has no bytes
         raise ValueError("expected Unicode text") from None
+    if known_passwords.is_known(text):
+        raise ValueError("expected one that is not among the commonest")
     return password
 
 
@@ -69,6 +74,14 @@ LinkToken = Annotated[
 class NewAccount(BaseModel):
     email: Email
     password: Password
+
+    @field_validator("password")
+    @classmethod
+    def _is_not_the_address(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        email = info.data.get("email", "")  # not there where it is none
+        if known_passwords.is_of_address(password.get_secret_value(), email):
+            raise ValueError(OWN_ADDRESS)
+        return password
 
 
 class Confirmation(BaseModel):
