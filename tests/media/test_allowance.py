@@ -96,10 +96,10 @@ async def test_of_many_at_once_no_more_are_taken(narrow: Api) -> None:
 async def test_what_is_found_to_be_too_much_at_the_commit_leaves_nothing(
     narrow: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def room(*_: Any) -> None:
-        return None
+    async def room(*_: Any) -> int:
+        return -(10**9)
 
-    monkeypatch.setattr("service.media.uploads.check_room", room)
+    monkeypatch.setattr("service.media.uploads.check_before", room)
     owner = await narrow.signed_in() | {"Idempotency-Key": "a-key"}
     large = {"file": ("large", b"x" * 100_000)}
     for _ in range(2):

@@ -40,30 +40,39 @@ class AccountFull(ServiceError):
         )
 
 
-_UNFINISHED = Lookup(
-    select(func.count()).select_from(
-        select(MediaItem.id)
-        .where(MediaItem.account_id == bindparam("account_id"), IS_UNFINISHED)
-        .limit(bindparam("most", type_=Integer))
-        .subquery()
+# In one round trip: how many items wait, up to a bound, and what all of them take.
+_KNOWN = Lookup(
+    select(
+        select(func.count())
+        .select_from(
+            select(MediaItem.id)
+            .where(MediaItem.account_id == bindparam("account_id"), IS_UNFINISHED)
+            .limit(bindparam("most", type_=Integer))
+            .subquery()
+        )
+        .scalar_subquery(),
+        select(MediaRevision.stored_bytes)
+        .where(MediaRevision.account_id == bindparam("account_id"))
+        .scalar_subquery(),
     )
 )
-_STORED = Lookup(
-    select(MediaRevision.stored_bytes).where(MediaRevision.account_id == bindparam("account_id"))
-)
 
 
-async def check_before(resources: Resources, account_id: UUID) -> None:
-    """What is known before a body is read. Some uploads more may slip in that come at once.
+async def check_before(resources: Resources, account_id: UUID) -> int:
+    """What is known before a body is read. Some uploads more may slip in that come at once. Returns
+    what the account's items take, in bytes.
 
     Raises NoSpaceLeft, TooManyUnfinished, DatabaseUnavailable.
     """
     if resources.disk.nearly_full:
         raise NoSpaceLeft
     most = resources.settings.media_unfinished_per_account
-    row = await _UNFINISHED.one(resources.database, account_id=account_id, most=most)
-    if row is not None and row[0] >= most:
+    row = await _KNOWN.one(resources.database, account_id=account_id, most=most)
+    assert row is not None
+    unfinished, stored_bytes = row
+    if unfinished >= most:
         raise TooManyUnfinished(most)
+    return stored_bytes or 0
 
 
 def taken(size: int) -> int:
@@ -72,17 +81,8 @@ def taken(size: int) -> int:
 
 
 def check_stored(resources: Resources, stored_bytes: int) -> None:
-    """Raises AccountFull where an account's items take more than they may."""
+    """Raises AccountFull where an account's items take more than they may. Certain is only what is
+    known when an item commits."""
     most_bytes = resources.settings.media_bytes_per_account
     if most_bytes and stored_bytes > most_bytes:
         raise AccountFull(most_bytes)
-
-
-async def check_room(resources: Resources, account_id: UUID, size: int) -> None:
-    """For one more item, before it is stored; `check_stored` tells for certain, when it commits.
-
-    Raises AccountFull, DatabaseUnavailable.
-    """
-    if resources.settings.media_bytes_per_account:
-        row = await _STORED.one(resources.database, account_id=account_id)
-        check_stored(resources, (row[0] if row else 0) + taken(size))

@@ -21,13 +21,7 @@ from service.accounts.sessions import Identity
 from service.errors import ServiceError, Unavailable
 from service.idempotency import Answer, Repeatable, Repeated, first_answer, keep
 from service.jobs import SLOW
-from service.media.allowance import (
-    AccountFull,
-    check_before,
-    check_room,
-    check_stored,
-    taken,
-)
+from service.media.allowance import AccountFull, check_before, check_stored, taken
 from service.media.models import MediaItem
 from service.media.names import clean_name
 from service.media.revisions import record
@@ -110,7 +104,7 @@ async def receive(
     again. Raises NoSpaceLeft, TooManyUnfinished, AccountFull, RequestValidationError, FileTooLarge,
     KeyReused, StorageUnavailable, DatabaseUnavailable.
     """
-    await check_before(resources, identity.id)
+    stored_bytes = await check_before(resources, identity.id)
     limit = resources.settings.max_content_length
     async with _received(request) as form:
         file, fields = _fields(form)
@@ -120,7 +114,7 @@ async def receive(
         once = await _repeatable(identity, key, file, fields)
         if once and (first := await first_answer(resources, once)):
             return first
-        await check_room(resources, identity.id, item.size)
+        check_stored(resources, stored_bytes + taken(item.size))
         await file.seek(0)
         await resources.storage.put(item.original_key, file.file)
     answer = Answer(202, f"/api/media/{item.id}", item_json(row_of(item)))
