@@ -336,6 +336,23 @@ def mark(stack: Stack, text: str) -> None:
     path.write_text(changed)
 
 
+@contextlib.contextmanager
+def written(path: Path, text: str) -> Iterator[None]:
+    """Instead of what the file holds, for a block."""
+    kept = path.read_text()
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_text(kept)
+
+
+def broken(stack: Stack, module: str, error: str) -> contextlib.AbstractContextManager[None]:
+    """A module that cannot be imported, for a block."""
+    path = stack.directory / module
+    return written(path, f"{path.read_text()}\nraise RuntimeError('{error}')\n")
+
+
 def title(stack: Stack) -> str:
     with stack.client() as client:
         found: str = client.get("/openapi.json").json()["info"]["title"]
@@ -361,14 +378,12 @@ def test_a_deploy_fails_no_request_and_a_rollback_neither(production: Stack) -> 
 
 
 def test_a_release_that_does_not_start_leaves_the_old_one_serving(production: Stack) -> None:
-    path = production.directory / "src" / "service" / "app.py"
-    kept, before = path.read_text(), title(production)
-    try:
-        path.write_text(kept + "\nraise RuntimeError('a broken release')\n")
-        with Traffic(production.https_port, tls=production.tls) as traffic:
-            result = production.make("deploy", check=False)
-    finally:
-        path.write_text(kept)
+    before = title(production)
+    with (
+        broken(production, "src/service/app.py", "a broken release"),
+        Traffic(production.https_port, tls=production.tls) as traffic,
+    ):
+        result = production.make("deploy", check=False)
     assert result.returncode != 0
     assert "a broken release" in result.stderr
     assert "what served before still serves" in result.stderr
@@ -380,14 +395,12 @@ def test_a_release_that_does_not_start_leaves_the_old_one_serving(production: St
 def test_a_migration_that_fails_leaves_everything_as_it_was(production: Stack) -> None:
     """PostgreSQL too, where its service has changed."""
     settings = production.directory / ".env"
-    kept, before = settings.read_text(), production.containers()
-    former = tagged(production)
-    try:
-        settings.write_text(kept + "POSTGRES_CPUS=1\n")
-        with broken_migration(production):
-            result = production.make("deploy", check=False)
-    finally:
-        settings.write_text(kept)
+    before, former = production.containers(), tagged(production)
+    with (
+        written(settings, settings.read_text() + "POSTGRES_CPUS=1\n"),
+        broken(production, "migrations/env.py", "a broken migration"),
+    ):
+        result = production.make("deploy", check=False)
     assert result.returncode != 0
     assert "a broken migration" in result.stdout + result.stderr
     assert "the migration failed; what served before still serves" in result.stderr
@@ -395,30 +408,17 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(production: Stack) -
     assert tagged(production) == former
 
 
-@contextlib.contextmanager
-def broken_migration(stack: Stack) -> Iterator[None]:
-    path = stack.directory / "migrations" / "env.py"
-    kept = path.read_text()
-    path.write_text(kept + "\nraise RuntimeError('a broken migration')\n")
-    try:
-        yield
-    finally:
-        path.write_text(kept)
-
-
 def test_of_a_release_whose_worker_does_not_start_the_web_process_serves(
     production: Stack,
 ) -> None:
     """And it is said that nobody does the jobs. The tag is that of what serves, for whatever is
     started anew."""
-    worker = production.directory / "src" / "service" / "worker.py"
-    kept, former = worker.read_text(), tagged(production)
-    try:
-        worker.write_text(kept + "\nraise RuntimeError('a broken worker')\n")
-        with Traffic(production.https_port, tls=production.tls) as traffic:
-            result = production.make("deploy", "DEPLOY_SECONDS=60", check=False)
-    finally:
-        worker.write_text(kept)
+    former = tagged(production)
+    with (
+        broken(production, "src/service/worker.py", "a broken worker"),
+        Traffic(production.https_port, tls=production.tls) as traffic,
+    ):
+        result = production.make("deploy", "DEPLOY_SECONDS=60", check=False)
     assert result.returncode != 0
     assert "a broken worker" in result.stderr
     assert "the new release serves, and nobody does the jobs" in result.stderr
@@ -436,12 +436,10 @@ def tagged(stack: Stack) -> str:
 
 def test_a_wrong_configuration_is_refused_before_anything_is_replaced(production: Stack) -> None:
     path = production.directory / ".env"
-    kept, before = path.read_text(), production.containers()
-    try:
-        path.write_text(kept.replace("ALLOWED_HOSTS=localhost", "ALLOWED_HOSTS=*"))
+    before = production.containers()
+    open_to_all = path.read_text().replace("ALLOWED_HOSTS=localhost", "ALLOWED_HOSTS=*")
+    with written(path, open_to_all):
         result = production.make("deploy", check=False)
-    finally:
-        path.write_text(kept)
     assert result.returncode != 0
     assert "ALLOWED_HOSTS" in result.stderr
     assert production.containers() == before
@@ -459,12 +457,9 @@ def test_a_setting_that_nginx_cannot_use_is_refused_as_well(
     production: Stack, setting: str, said: str
 ) -> None:
     path = production.directory / ".env"
-    kept, before = path.read_text(), production.containers()
-    try:
-        path.write_text(kept + f"{setting}\n")
+    before = production.containers()
+    with written(path, path.read_text() + f"{setting}\n"):
         result = production.make("deploy", check=False)
-    finally:
-        path.write_text(kept)
     assert result.returncode != 0
     assert said in result.stderr
     assert production.containers() == before
@@ -598,7 +593,7 @@ def test_stop_removes_the_containers_and_keeps_the_volumes(production: Stack) ->
 
 
 def test_a_first_deploy_that_fails_says_why(production: Stack) -> None:
-    with broken_migration(production):
+    with broken(production, "migrations/env.py", "a broken migration"):
         result = production.make("deploy", check=False)
     assert result.returncode != 0
     assert "a broken migration" in result.stdout + result.stderr
