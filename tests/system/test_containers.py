@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import time
@@ -469,7 +470,8 @@ def test_changed_settings_and_secrets_are_in_force_after_a_deploy(production: St
     """Also those of nginx, which goes on running."""
     path = production.directory / ".env"
     nginx = production.containers()["nginx"]
-    (production.directory / "secrets" / "health_token").write_text("another-token-of-the-operator")
+    token = secrets.token_urlsafe(36)
+    (production.directory / "secrets" / "health_token").write_text(token)
     path.write_text(path.read_text() + "DOCS_ENABLED=false\nHSTS_SECONDS=300\n")
     with Traffic(production.https_port, tls=production.tls) as traffic:
         production.make("deploy")
@@ -480,9 +482,7 @@ def test_changed_settings_and_secrets_are_in_force_after_a_deploy(production: St
         assert answer.status_code == 404
         assert answer.headers["Strict-Transport-Security"] == "max-age=300; includeSubDomains"
     for service in ("web", "worker"):
-        assert production.sh(service, "cat /run/secrets/health_token") == (
-            "another-token-of-the-operator"
-        )
+        assert production.sh(service, "cat /run/secrets/health_token") == token
 
 
 def test_of_two_deploys_at_once_one_is_refused(production: Stack) -> None:
@@ -593,6 +593,7 @@ def test_stop_removes_the_containers_and_keeps_the_volumes(production: Stack) ->
 
 
 def test_a_first_deploy_that_fails_says_why(production: Stack) -> None:
+    production.make("stop", "STACK=production")
     with broken(production, "migrations/env.py", "a broken migration"):
         result = production.make("deploy", check=False)
     assert result.returncode != 0
