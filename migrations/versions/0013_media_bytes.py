@@ -1,6 +1,6 @@
 """How many bytes the items of an account take, counted as they come and go.
 
-What the release before this uploads and deletes beside it is not counted.
+What the release before this uploads and deletes beside it is counted by the next `media.recount`.
 """
 
 import sqlalchemy as sa

@@ -2,15 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 from pydantic import ByteSize
+from sqlalchemy import select, text
 
 from api import Api, Headers, assert_problem, running_api
 from items import process, stored
+from service.jobs import Job
 from service.media.allowance import ITEM_BYTES, taken
+from service.media.models import MediaItem, MediaRevision
+from service.media.recount import RECOUNT, recount
+from service.media.revisions import record
 from service.resources import Disk, DiskNearlyFull
 from service.settings import Settings
 
@@ -115,6 +121,64 @@ async def test_a_repeated_upload_gets_its_first_answer_also_when_the_account_is_
     await narrow.upload(owner)
     first = await narrow.upload(owner | {"Idempotency-Key": "a-key"})
     assert await narrow.upload(owner | {"Idempotency-Key": "a-key"}) == first
+
+
+async def mistake(api: Api) -> None:
+    """Let what is counted be off, by another amount for each account."""
+    async with api.resources.database.transaction() as session:
+        rows = await session.scalars(select(MediaRevision).order_by(MediaRevision.account_id))
+        for number, row in enumerate(rows.all()):
+            row.stored_bytes += (number - 1) * ITEM_BYTES
+
+
+async def counted(api: Api) -> list[int]:
+    async with api.resources.database.reading() as connection:
+        return list(await connection.scalars(select(MediaRevision.stored_bytes)))
+
+
+async def test_a_count_that_is_off_is_corrected(
+    narrow: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a release that did not count."""
+    monkeypatch.setattr("service.media.recount.BATCH", 2)
+    for name in ("ada", "bob", "eve"):
+        owner = await narrow.signed_in(f"{name}@example.org")
+        await narrow.upload(owner)
+        last = await narrow.upload(owner)
+    await narrow.client.delete(f"/api/media/{last['id']}", headers=owner)
+    right = await counted(narrow)
+    await mistake(narrow)
+    assert await counted(narrow) != right
+    await recount(narrow.resources, Job(1, RECOUNT, 1, {}))
+    assert sorted(await counted(narrow)) == [taken(5), 2 * taken(5), 2 * taken(5)]
+
+
+async def test_a_change_under_way_is_counted_once(narrow: Api) -> None:
+    database = narrow.resources.database
+    if not database.is_postgresql:
+        pytest.skip("SQLite has one writer at a time")
+    account_id = await narrow.account()
+    await narrow.upload(await narrow.token(account_id))
+    await mistake(narrow)
+    waits = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with database.transaction() as session, asyncio.TaskGroup() as tasks:
+        now = datetime.now(UTC)
+        times = {"created_at": now, "updated_at": now}
+        item = MediaItem(
+            account_id=account_id, title="a", filename="a", public=False, size=5, **times
+        )
+        session.add(item)
+        await session.flush()
+        await record(narrow.resources, session, account_id, item.id, added_bytes=taken(5))
+        recounting = tasks.create_task(recount(narrow.resources, Job(1, RECOUNT, 1, {})))
+        while not await session.scalar(waits):
+            assert not recounting.done()
+            await asyncio.sleep(0.01)
+        await session.commit()
+    assert await counted(narrow) == [2 * taken(5)]
 
 
 async def test_without_a_limit_there_is_none(quiet_settings: Settings) -> None:

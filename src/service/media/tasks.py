@@ -15,6 +15,7 @@ from service.media.changes import ERASE
 from service.media.contents import Inspected, Unprocessable
 from service.media.inspection import inspect
 from service.media.models import MediaItem, original_key, thumbnail_key
+from service.media.recount import RECOUNT, RECOUNT_SECONDS, recount
 from service.media.revisions import FORGET, FORGET_SECONDS, forget
 from service.media.sweep import SWEEP, SWEEP_SECONDS, sweep
 from service.media.uploads import PROCESS
@@ -120,4 +121,5 @@ TASKS = (
     Task(ERASE, erase),
     Task(SWEEP, sweep, every_seconds=SWEEP_SECONDS),
     Task(FORGET, forget, every_seconds=FORGET_SECONDS),
+    Task(RECOUNT, recount, every_seconds=RECOUNT_SECONDS),
 )
