@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
 
 from service import job_list
 from service.health import Health
@@ -83,6 +84,25 @@ async def test_the_time_counts_from_the_last_failure(resources: Resources) -> No
         await session.execute(update(JobFailure).values(failed_at=datetime.now(UTC)))
     await expire(resources)
     assert await names(resources) == {"again"}
+
+
+async def test_failed_jobs_are_found_by_their_index(resources: Resources) -> None:
+    """However many others the queue has."""
+    if not resources.database.is_postgresql:
+        pytest.skip("SQLite's queue has no index of them")
+    engine = resources.database.engine
+    ran: list[tuple[str, Any]] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def keep(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        ran.append((statement, parameters))
+
+    await JobList(resources.database).read(["failed"], 100)
+    [(statement, parameters)] = [one for one in ran if "procrastinate_jobs" in one[0]]
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("SET enable_seqscan = off")  # the table is empty here
+        plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+        assert "ix_procrastinate_jobs_failed_id" in "\n".join(plan.scalars())
 
 
 async def test_many_are_removed_in_batches(

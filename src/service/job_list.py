@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, cast, delete, func, select, text, update
+from sqlalchemy import ColumnElement, String, bindparam, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import tracing
@@ -59,22 +59,23 @@ class JobList:
         )
         query = (
             select(
-                *(jobs.id, task, self._status, jobs.attempts, run_at, arguments),
+                *(jobs.id, task, jobs.status, jobs.attempts, run_at, arguments),
                 *(JobFailure.reason, JobFailure.failed_at),
             )
             .outerjoin_from(self._jobs, JobFailure, JobFailure.job_id == jobs.id)
-            .where(self._status.in_(statuses))
+            .where(self._is(*statuses))
             .order_by(jobs.id.desc())
             .limit(limit)
         )
         async with self.database.reading() as connection:
             return [_listed(*row) for row in await connection.execute(query)]
 
-    @property
-    def _status(self) -> ColumnElement[str]:
-        # An enumeration of the database compares with texts only as a text.
-        status = self._jobs.c.status
-        return cast(status, String) if self.on_postgresql else status
+    def _is(self, *statuses: str) -> ColumnElement[bool]:
+        # Written out: a bound text is no value of the enumeration, and of one that is bound the
+        # planner does not know which index has it.
+        given = bindparam("statuses", statuses, String, expanding=True, literal_execute=True)
+        is_one: ColumnElement[bool] = self._jobs.c.status.in_(given)
+        return is_one
 
     async def retry(self, ids: Sequence[int]) -> set[int]:
         """Have failed jobs run again, with all their attempts; returns those that were failed."""
@@ -95,7 +96,7 @@ class JobList:
         query = (
             select(jobs.id)
             .join_from(self._jobs, JobFailure, JobFailure.job_id == jobs.id)
-            .where(self._status == "failed", JobFailure.failed_at < moment)
+            .where(self._is("failed"), JobFailure.failed_at < moment)
             .limit(BATCH)
         )
         async with self.database.reading() as connection:
@@ -105,7 +106,7 @@ class JobList:
         """Whether no job of a task waits or runs; then those of it that failed are removed."""
         jobs = self._jobs.c
         name = jobs.task_name if self.on_postgresql else jobs.task
-        found = (await session.execute(select(jobs.id, self._status).where(name == task))).all()
+        found = (await session.execute(select(jobs.id, jobs.status).where(name == task))).all()
         if any(status in ("todo", "doing") for _, status in found):
             return False
         await self._change_failed(session, delete(self._jobs), [number for number, _ in found])
@@ -122,7 +123,7 @@ class JobList:
         self, session: AsyncSession, statement: Any, ids: Sequence[int]
     ) -> set[int]:
         jobs = self._jobs.c
-        which = statement.where(jobs.id.in_(ids), self._status == "failed").returning(jobs.id)
+        which = statement.where(jobs.id.in_(ids), self._is("failed")).returning(jobs.id)
         changed = set((await session.scalars(which)).all())
         await session.execute(delete(JobFailure).where(JobFailure.job_id.in_(changed)))
         return changed
