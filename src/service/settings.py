@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     media_store_public_url: fields.Endpoint = ""
     """Where clients reach the object store, if not at AWS_ENDPOINT_URL"""
     media_store_path_style: fields.Flag | None = None
-    """The bucket in the path, not in the host name; default: where AWS_ENDPOINT_URL is set"""
+    """The bucket in the path; default: with AWS_ENDPOINT_URL, or a dot in the bucket's name"""
     aws_endpoint_url: fields.Endpoint = ""
     """Object store that is not AWS"""
     aws_region: fields.Text = ""
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     backlog: Annotated[int, Range(1, 65535)] = 2048
     """Accept queue; the kernel's net.core.somaxconn caps it"""
     web_concurrency: Annotated[int, Range(1, 512)] | None = None
-    """Web workers; default: what the container's CPU and memory limits allow"""
+    """Web workers; default: what the container's CPU and memory limits allow; 1 with SQLite or memory://"""
     request_concurrency: Annotated[int, Range(1, 100000)] = 32
     """Requests a web worker works on at once; others wait, 0.4 s at most, then 503"""
     worker_connections: Annotated[int, Range(1, 100000)] = 1000

@@ -166,6 +166,17 @@ def uploads_without_a_length_are_limited(site: Site) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def what_is_no_upload_is_as_small_as_all_else(site: Site) -> None:
+    """By whatever method: it is not counted with uploads."""
+    for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "LOCK"):
+        path = f"/api/media?q=%2F{method}"
+        small = site.nginx.ask(path, method, content=bytes(64 * KIB))
+        assert (small.status_code, small.json()["length"]) == (200, 64 * KIB)
+        assert small.json()["target"] == path
+        assert site.nginx.ask(path, method, content=bytes(64 * KIB + 1)).status_code == 413
+    assert site.nginx.ask("/_media_list").status_code == 404
+
+
 def a_client_sends_so_many_uploads_at_once(site: Site) -> None:
     """What it has not sent yet counts; what else it asks does not."""
 
@@ -253,6 +264,7 @@ SIZES = [
     uploads_may_be_as_large_as_the_app_takes,
     uploads_are_limited,
     uploads_without_a_length_are_limited,
+    what_is_no_upload_is_as_small_as_all_else,
     a_client_sends_so_many_uploads_at_once,
     # media: to here
     other_bodies_are_small,

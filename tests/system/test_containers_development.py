@@ -19,7 +19,7 @@ PHOTO = saved(halves((600, 400)), "JPEG")  # media
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("containers"),
+    pytest.mark.xdist_group("containers-development"),
 ]
 
 

@@ -254,6 +254,17 @@ LIMITS = [
         "client_max_body_size 0;",
         limits.uploads_are_limited,
     ),
+    gone("if ($request_method != POST)", limits.what_is_no_upload_is_as_small_as_all_else),
+    became(
+        "internal;\n            proxy_pass http://app$request_uri;",
+        "proxy_pass http://app$request_uri;",
+        limits.what_is_no_upload_is_as_small_as_all_else,
+    ),
+    became(
+        "http://app$request_uri;",
+        "http://app;",
+        limits.what_is_no_upload_is_as_small_as_all_else,
+    ),
     # media: to here
     gone("client_max_body_size        64k;", limits.other_bodies_are_small),
     gone("client_body_buffer_size     64k;", limits.a_password_never_touches_a_disk),
