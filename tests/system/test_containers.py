@@ -113,6 +113,10 @@ def test_everything_is_healthy_after_a_deploy(production: Stack) -> None:
         assert client.get("/health").json()["status"] in ("healthy", "degraded")
 
 
+def test_every_dependency_is_reached_as_the_guide_asks(production: Stack) -> None:
+    production.compose("exec", "-T", "web", "service", "check", "--deploy", "--connect")
+
+
 def test_the_image_knows_what_it_was_built_from(production: Stack) -> None:
     labels = production.inspect("web")["Config"]["Labels"]
     version, revision = (
