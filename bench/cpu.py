@@ -36,13 +36,14 @@ def seconds(roots: Iterable[subprocess.Popen[bytes] | None]) -> float:
 
 
 def most(count: Callable[[], int], work: Callable[[], None]) -> int:
-    """The highest count while something is done, looked at twice a second."""
+    """The highest count while something is done, looked at twice a second and at its end."""
     done = threading.Event()
     seen: list[int] = []
 
     def look() -> None:
         while not done.wait(0.5):
             seen.append(count())
+        seen.append(count())
 
     with ThreadPoolExecutor(1) as threads:
         looking = threads.submit(look)

@@ -1,7 +1,8 @@
 """More replicas: what a request and a job cost then, and how many connections PostgreSQL has.
 
 On a machine of few cores the rate ends where its cores do, so that it is but a note; the figure is
-CPU time, which has to stay what it was. Plus what a pooler and traces cost.
+CPU time, which has to stay what it was as long as each replica has a core. Plus what a pooler and
+traces cost.
 """
 
 import statistics
@@ -17,6 +18,8 @@ from bench.table import Row
 from collector import running_collector
 from pooler import Pgbouncer
 from servers import Postgresql, RedisServer, Web, Worker, running
+from service.cgroups import cgroup_limits
+from service.system import usable_cpus
 
 REPLICAS = (1, 2, 4)
 ROUNDS = 5
@@ -24,7 +27,7 @@ SECONDS = 3
 CONNECTIONS = 16
 JOBS = 800
 PATH = "/api/accounts/me"
-MOST = 1.15  # of what it costs with one replica
+MOST = 1.15  # of what it costs with one replica; more of them than cores wait for each other
 
 
 class Database:
@@ -137,10 +140,12 @@ def _compared(database: Database, first: Web, second: Web) -> list[tuple[Cost, C
 
 
 def _rows(name: str, of: str, costs: dict[int, list[Cost]]) -> list[Row]:
+    cores = usable_cpus(cgroup_limits())
     rows = []
     for number in REPLICAS[1:]:
         pairs = list(zip(costs[number], costs[1], strict=True))
-        rows.append(_row(f"{name}: CPU, {number} replicas / 1", pairs, of=of, at_most=MOST))
+        at_most = MOST if number <= cores else None
+        rows.append(_row(f"{name}: CPU, {number} replicas / 1", pairs, of=of, at_most=at_most))
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +154,19 @@ class Prometheus(OneProcess):
             for target in answer.json()["data"]["activeTargets"]
         }
 
-    def fired(self) -> set[str]:
-        """The names of all alerts that have fired so far."""
-        ever = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[1h]))'
-        return {sample["metric"]["alertname"] for sample in self.query(ever)}
+    def firing(self, **labels: str) -> set[str]:
+        """The names of the alerts with these labels that fire now."""
+        return self._names(_firing(labels))
+
+    def fired(self, *, since: float = 0.0, **labels: str) -> set[str]:
+        """The names of those that have fired since then, in seconds since 1970."""
+        milliseconds = max(1, round((time.time() - since) * 1000))
+        return self._names(f"count_over_time({_firing(labels)}[{milliseconds}ms])")
+
+    def _names(self, expression: str) -> set[str]:
+        return {sample["metric"]["alertname"] for sample in self.query(expression)}
+
+
+def _firing(labels: Mapping[str, str]) -> str:
+    wanted = {"alertstate": "firing", **labels}
+    return f"ALERTS{{{', '.join(f'{name}={json.dumps(value)}' for name, value in wanted.items())}}}"

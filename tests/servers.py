@@ -353,13 +353,13 @@ class RedisServer(OneProcess):
         return f"redis://{self.host}:{self.port}/0"
 
 
-def make_certificate(directory: Path) -> tuple[Path, Path]:
+def make_certificate(directory: Path, *, days: int = 2) -> tuple[Path, Path]:
     """(certificate, key) for localhost and 127.0.0.1, signed by itself."""
     certificate, key = directory / "tls.crt", directory / "tls.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        + ["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
-        + ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        + ["-nodes", "-days", str(days), "-keyout", key, "-out", certificate]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
         check=True,
         capture_output=True,
     )

@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import Integer, bindparam, text
 from sqlalchemy.exc import IntegrityError
 
 from pooler import SESSIONS, Pgbouncer
-from servers import Postgresql, running
+from servers import Postgresql, free_port, running
 from service import driver
 from service.checks import Check, Watch
 from service.connections import wanted
@@ -20,6 +21,7 @@ from service.database import Database, open_database
 from service.database_errors import DatabaseUnavailable
 from service.heartbeat import make_heartbeat
 from service.lookup import Lookup
+from service.migrate import LOCK, migrate
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +171,30 @@ async def test_a_pooler_is_no_database_where_its_own_is_not(
         await until_it_passes(watch)
         watch.close()
         await heartbeat.close()
+
+
+async def test_migrations_take_turns_past_the_pooler(
+    database_url: str, log_lines: list[dict[str, Any]]
+) -> None:
+    """A lock that was taken through it would stay with a session that others get."""
+    nowhere = f"postgresql://service:pa55@127.0.0.1:{free_port()}/service"
+    settings = Settings(database_url=database_url, database_pooler_url=nowhere)
+    other = await asyncpg.connect(database_url)
+    await other.execute("SELECT pg_advisory_lock($1)", LOCK)
+    migration = asyncio.create_task(migrate(settings))
+
+    def waits() -> bool:
+        return "migration_waits_for_another" in [line["message"] for line in log_lines]
+
+    try:
+        async with asyncio.timeout(10):
+            while not waits():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not migration.done()
+    finally:
+        await other.close()
+    before, after = await migration
+    assert before == after is not None
 
 
 async def until_it_passes(watch: Watch) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2 as httpx
@@ -55,6 +55,12 @@ QUERIES = {
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", [])
 }
+(INSTANCES,) = (
+    variable["query"]["query"]
+    for variable in DASHBOARD["templating"]["list"]
+    if variable["name"] == "instance"
+)
+ANNOTATIONS = [annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]]
 # Little of everything, so that it is soon used up; a worker that stands still is soon replaced.
 SCARCE = {
     "DATABASE_POOL_SIZE": "2",
@@ -131,15 +137,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, server_directory: Path) -> It
         bound = environment | {"WORKER_BIND": f"127.0.0.1:{port}"}
         worker = Worker(directory / "worker", bound, tuple(service_command("worker")))
         nginx = Nginx(tmp_path_factory.mktemp("nginx"), "installed", name="localhost")
-        certificate, key = make_certificate(directory)  # for two days
-        shutil.copy(certificate, nginx.certificate)
-        key.chmod(0o644)
-        nginx.environment = {
-            **OPEN,
-            "UPSTREAM": f"127.0.0.1:{web.port}",
-            "TLS_CERTIFICATE": str(certificate),
-            "TLS_KEY": str(key),
-        }
+        nginx.environment = {**OPEN, "UPSTREAM": f"127.0.0.1:{web.port}"}
+        certify(nginx, directory, days=30)
         for server in (web, worker, nginx):
             opened.enter_context(running(server))
         wait_until(lambda: is_ready(port))
@@ -160,6 +159,15 @@ def site(tmp_path_factory: pytest.TempPathFactory, server_directory: Path) -> It
         yield Site(*servers, prometheus, blackbox)
 
 
+def certify(nginx: Nginx, directory: Path, *, days: int) -> None:
+    """From its next start on; who asks it believes that certificate and no other."""
+    certificate, key = make_certificate(directory, days=days)
+    shutil.copy(certificate, nginx.certificate)
+    key.chmod(0o644)
+    files = {"TLS_CERTIFICATE": str(certificate), "TLS_KEY": str(key)}
+    nginx.environment = {**nginx.environment, **files}
+
+
 def is_ready(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
@@ -171,17 +179,21 @@ def test_nothing_fires_where_nothing_is_wrong_and_the_dashboard_has_data(site: S
     for _ in range(20):
         site.ask()
         time.sleep(0.2)
+    (instance,) = wait_until(lambda: instances(site.prometheus))
 
     def without_data() -> list[str]:
         site.ask()
-        return [title for title, query in QUERIES if not site.prometheus.query(filled(query))]
+        return [
+            title
+            for title, query in QUERIES
+            for chosen in (".*", instance)
+            if not site.prometheus.query(filled(query, chosen))
+        ]
 
     with contextlib.suppress(TimeoutError):
         wait_until(lambda: without_data() == [], every=1)
     assert without_data() == []
-    fired = site.prometheus.fired()
-    excused = {name for name, was in STOOD_STILL.items() if site.prometheus.query(was)}
-    assert fired - excused == set()
+    assert site.prometheus.fired() - stood_still(site.prometheus) == set()
 
 
 @pytest.mark.parametrize("process", ["web", "worker"])
@@ -227,94 +239,140 @@ def pod(
     }
 
 
-def filled(query: str) -> str:
-    """As Grafana asks it."""
-    return query.replace("$__rate_interval", "10s").replace("$instance", ".*")
+def instances(prometheus: Prometheus) -> set[str]:
+    """What the dashboard lets people choose from."""
+    found = re.fullmatch(r"label_values\((.+), (\w+)\)", INSTANCES)
+    assert found, INSTANCES
+    series, label = found.groups()
+    return {sample["metric"][label] for sample in prometheus.query(series)}
+
+
+def filled(query: str, chosen: str) -> str:
+    """As Grafana asks it; `.*` is all instances."""
+    return query.replace("$__rate_interval", "10s").replace("$instance", chosen)
+
+
+def stood_still(prometheus: Prometheus) -> set[str]:
+    """What may fire without a reason, as the machine gave it one."""
+    return {name for name, was in STOOD_STILL.items() if prometheus.query(was)}
 
 
 def test_every_alert_fires_when_it_has_a_reason_to(site: Site) -> None:
+    """Each before what else could make it fire, so that it fires for its own reason."""
     expect = Expectation(site.prometheus)
-    with meanwhile(lambda: site.psql(LOCK.format(0.8)), every=0.2), asking(site, 3):
-        expect("ReadsAreSlow")
-    with meanwhile(lambda: site.psql(LOCK.format(8))), asking(site, 40):
-        expect("RequestsRefused", "DatabasePoolSaturated", "ErrorBudgetBurnsFast")
-    (site.disk / "ballast").write_bytes(bytes(15 * 2**20))
-    site.redis.stop()
-    site.psql(POISON)
-    with meanwhile(lambda: stop_for(site, 0.7), every=0.3):
-        expect("EventLoopLags", "DiskFillsUp", "DependencyAway", "JobsFail")
-    site.web.get("/block")
-    expect("WorkerBlocked")
-    for _ in range(3):
-        kill_a_worker(site)
-    expect("WorkersCrash")
-    for _ in range(6):
-        before = started(site)
-        site.web.stop(signal.SIGTERM)
-        site.web.start(wait="/health/ready")
-        wait_until(lambda before=before: started(site) > before, every=0.1)
-    expect("InstanceRestarts")
-    site.worker.stop()
-    body = {"email": "grace@example.org", "password": "correct horse battery staple"}
-    answer = httpx.post(f"{site.web.url}/api/accounts", json=body, timeout=30)
-    assert answer.status_code == 202, answer.text
-    expect("NoWorker", "InstanceDown", "JobsWait", "ErrorBudgetBurns", "CertificateExpires")
-    expect("ErrorBudgetShrinks")
-    site.postgresql.freeze()
-    expect("DatabaseAway")
-    site.postgresql.thaw()
-    site.nginx.stop()
-    expect("SiteUnreachable")
-    site.web.stop()
-    site.blackbox.stop()
-    expect("NoWeb", "SiteNotProbed")
+    with expect("SiteUnreachable"):
+        site.nginx.stop()
+    annotated = [sample for query in ANNOTATIONS for sample in site.prometheus.query(query)]
+    assert "SiteUnreachable" in {sample["metric"]["alertname"] for sample in annotated}
+    with expect("CertificateExpires"):
+        certify(site.nginx, site.disk.parent, days=2)
+        site.nginx.start()
+        break_parts(site, expect)
+        with expect("ErrorBudgetBurns", "ErrorBudgetShrinks"):
+            overload(site, expect)
+            end_processes(site, expect)
+    with expect("NoWeb", "SiteNotProbed"):
+        site.web.stop()
+        site.blackbox.stop()
     assert expect.seen == ALERTS
+
+
+def break_parts(site: Site, expect: Expectation) -> None:
+    with expect("DatabaseAway"):
+        site.postgresql.freeze()
+    site.postgresql.thaw()
+    wait_until(lambda: site.web.status("/health/ready") == 200)
+    with expect("WorkerBlocked"):
+        site.web.get("/block")
+    locking = meanwhile(lambda: site.psql(LOCK.format(0.8)), every=0.2)
+    with expect("ReadsAreSlow") as wait, locking, asking(site, clients=3):
+        wait()
+    stopping = meanwhile(lambda: stop_for(site, 0.7), every=0.3)
+    others = expect("DiskFillsUp", "DependencyAway", "JobsFail")
+    with others, expect("EventLoopLags", job="service") as wait, stopping:
+        (site.disk / "ballast").write_bytes(bytes(15 * 2**20))
+        site.redis.stop()
+        site.psql(POISON)
+        wait()
+
+
+def overload(site: Site, expect: Expectation) -> None:
+    expected = expect("RequestsRefused", "DatabasePoolSaturated", "ErrorBudgetBurnsFast")
+    locking = meanwhile(lambda: site.psql(LOCK.format(8)))
+    with expected as wait, locking, asking(site, clients=40):
+        wait()
+
+
+def end_processes(site: Site, expect: Expectation) -> None:
+    with expect("WorkersCrash"):
+        for _ in range(3):
+            kill_a_worker(site)
+    with expect("InstanceRestarts"):
+        for _ in range(6):
+            before = started(site)
+            site.web.stop(signal.SIGTERM)
+            site.web.start(wait="/health/ready")
+            wait_until(lambda before=before: started(site) > before, every=0.1)
+    # That of the web process was down at each of its restarts.
+    with expect("NoWorker", "JobsWait"), expect("InstanceDown", job="service-worker"):
+        site.worker.stop()
+        body = {"email": "grace@example.org", "password": "correct horse battery staple"}
+        answer = httpx.post(f"{site.web.url}/api/accounts", json=body, timeout=30)
+        assert answer.status_code == 202, answer.text
 
 
 @dataclass
 class Expectation:
+    """That alerts fire for what is done in a block, and none of them before it."""
+
     prometheus: Prometheus
+    seen: set[str] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self.seen: set[str] = set()
-
-    def __call__(self, *names: str) -> None:
-        """Wait until they have fired."""
+    @contextlib.contextmanager
+    def __call__(self, *names: str, **labels: str) -> Iterator[Callable[[], None]]:
+        """At its end, or when what it gives is called, wait until all of them have fired."""
+        prometheus, wanted = self.prometheus, set(names)
+        early = wanted & prometheus.fired(**labels) - stood_still(prometheus)
+        assert not early, f"fired before there was a reason: {early}"
+        wait_until(lambda: not wanted & prometheus.firing(**labels))
+        began = time.time()
 
         def missing() -> set[str]:
-            return set(names) - self.prometheus.fired()
+            return wanted - prometheus.fired(since=began, **labels)
 
-        try:
-            wait_until(lambda: not missing(), seconds=PATIENCE_SECONDS, every=0.5)
-        except TimeoutError:
-            raise AssertionError(f"did not fire: {missing()}") from None
-        self.seen |= set(names)
+        def wait() -> None:
+            try:
+                wait_until(lambda: not missing(), seconds=PATIENCE_SECONDS, every=0.5)
+            except TimeoutError:
+                raise AssertionError(f"did not fire: {missing()}") from None
+
+        yield wait
+        wait()
+        self.seen |= wanted
 
 
 @contextlib.contextmanager
-def meanwhile(act: Callable[[], object], *, every: float = 0.0) -> Iterator[None]:
-    """Again and again, in a thread."""
+def meanwhile(act: Callable[[], object], *, every: float = 0.0, threads: int = 1) -> Iterator[None]:
+    """Again and again, in threads that all end at once."""
     ending = threading.Event()
 
     def act_on() -> None:
         while not ending.wait(every):
             act()
 
-    thread = threading.Thread(target=act_on)
-    thread.start()
+    acting = [threading.Thread(target=act_on) for _ in range(threads)]
+    for thread in acting:
+        thread.start()
     try:
         yield
     finally:
         ending.set()
-        thread.join()
+        for thread in acting:
+            thread.join()
 
 
-@contextlib.contextmanager
-def asking(site: Site, clients: int) -> Iterator[None]:
-    with contextlib.ExitStack() as opened:
-        for _ in range(clients):
-            opened.enter_context(meanwhile(site.ask, every=0.05))
-        yield
+def asking(site: Site, *, clients: int) -> contextlib.AbstractContextManager[None]:
+    return meanwhile(site.ask, every=0.05, threads=clients)
 
 
 def stop_for(site: Site, seconds: float) -> None:
