@@ -37,7 +37,7 @@ backup: ## copy database and media of the containers to backups/ (STACK)
 restore: ## fill an empty stack from BACKUP=backups/... (STACK=production|development)
 	@scripts/restore "$(BACKUP)" $(if $(filter auto,$(STACK)),production,$(STACK))
 
-test: .venv/dev .venv-release/done ## set up servers where they are missing, then the whole test suite
+test: .venv/dev ## set up servers where they are missing, then the whole test suite
 	@scripts/test-servers
 	@scripts/tests $(PYTEST)
 
@@ -56,7 +56,7 @@ chaos: .venv/dev ## the fault suite on real processes, as tables and in bench/ch
 	@scripts/test-servers
 	@$(BIN)/python -m chaos $(PARTS)
 
-k8s-test: .venv/dev .venv-release/done ## the manifests on the cluster of KUBECONFIG, under load: see docs/kubernetes.md (PARTS="--only TEXT")
+k8s-test: .venv/dev ## the manifests on the cluster of KUBECONFIG, under load: see docs/kubernetes.md (PARTS="--only TEXT")
 	@scripts/test-servers
 	@$(BIN)/python -m chaos $(PARTS) kubernetes
 
