@@ -6,7 +6,9 @@ import sys
 import time
 from dataclasses import dataclass
 
-from chaos import rollouts
+import httpx2 as httpx
+
+from chaos import rollouts, tryout
 from chaos.audit import audit
 from chaos.cluster import Watch
 from chaos.load import Load
@@ -18,6 +20,7 @@ CLIENTS = 12
 PER_SECOND = 30.0
 PATIENCE_SECONDS = 120.0
 EVERYTHING = 10**9
+FAILURES = (AssertionError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ EVENTS = (
     Event("wrong configuration", rollouts.misconfigure),
     Event("two migrations at once", rollouts.migrate_twice),
     Event("metrics found by Prometheus", rollouts.scrape),
+    Event("the overlay for trying out", tryout.try_out),
 )
 
 
@@ -82,7 +86,7 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
         try:
             saw = event.act(trial, watch)
             watch.assert_it_follows()
-        except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        except FAILURES as error:
             problem = f"{error!r}"
     restarted = sum(watch.restarts.values()) - restarts
     found = audit(trial, load)
