@@ -4,6 +4,7 @@ parts that `make chaos` runs, as it needs a cluster whose node has the local eng
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx2 as httpx
@@ -66,6 +67,8 @@ def run(_: str, options: Options) -> list[Row]:
             told = ("met", "failed", "restarts", "problem", "first failures")
             said = ", ".join(f"{name}: {rows[-1][name]}" for name in told)
             print(f"{event.name}: {said}", file=sys.stderr)  # all of it takes long
+            if rows[-1]["problem"]:
+                _recover(trial)
         return rows
 
 
@@ -110,6 +113,14 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
         "problem": problem,
         "first failures": [f"{f.at:.1f} s: {f.method} {f.what}" for f in load.failures[:20]],
     }
+
+
+def _recover(trial: Trial) -> None:
+    """Tell what the cluster says, and begin the next event with a whole deployment."""
+    with suppress(*FAILURES):
+        warnings = ("--field-selector", "type=Warning", "--sort-by", ".lastTimestamp")
+        print(trial.cluster.kubectl("get", "events", *warnings), file=sys.stderr)
+        rollouts.restore(trial)
 
 
 KUBERNETES = Part(names, run)

@@ -231,6 +231,14 @@ def _job(job: dict[str, Any], name: str, url: str) -> dict[str, Any]:
     }
 
 
+def restore(trial: Trial) -> None:
+    """What an event left behind that went wrong."""
+    trial.roll_out(SECOND)
+    for app in ("web", "worker"):
+        trial.scale(app, REPLICAS)
+    _settle(trial)
+
+
 def _settle(trial: Trial) -> None:
     for app in ("web", "worker"):
         trial.cluster.wait_for_pods(app, REPLICAS)
