@@ -27,6 +27,7 @@ PODS = "custom-columns=" + ",".join(
         "READY": ".status.containerStatuses[*].ready",
     }.items()
 )
+NOTHING = "<none>"
 MEMBERS = 'jsonpath={.subsets[*].addresses[*].ip}{"\\n"}'
 
 
@@ -69,10 +70,22 @@ class Cluster:
     def run(self, pod: str, container: str, *command: str) -> str:
         return self.kubectl("exec", pod, "--container", container, "--", *command)
 
-    def members(self) -> list[str]:
-        """Addresses of the pods that the Service sends somebody to."""
-        subsets = self.get("endpoints", "web").get("subsets", [])
-        return [each["ip"] for subset in subsets for each in subset.get("addresses", [])]
+    def site(self) -> str:
+        """The URL of the Service, by the port that it has on this node."""
+        ports = self.get("service", "web")["spec"]["ports"]
+        (port,) = (each["nodePort"] for each in ports if each["name"] == "https")
+        return f"https://localhost:{port}"
+
+    def address(self, pod: str, port: str) -> str:
+        """Where this machine reaches a port of a pod, by its name."""
+        found = self.get("pod", pod)
+        numbers = (
+            each["containerPort"]
+            for container in found["spec"]["containers"]
+            for each in container.get("ports", [])
+            if each.get("name") == port
+        )
+        return f"{found['status']['podIP']}:{next(numbers)}"
 
     def wait_for_pods(self, app: str, count: int) -> None:
         """Until so many are ready, and no others are left."""
@@ -100,6 +113,7 @@ class Watch:
     """By pod/container, of pods that were ready once"""
     _ready: set[str] = field(default_factory=set)
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    _readers: list[threading.Thread] = field(default_factory=list)
     _left: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Watch:
@@ -125,6 +139,7 @@ class Watch:
     def assert_it_follows(self) -> None:
         """What is not seen any more looks as if nothing happened."""
         assert all(process.poll() is None for process in self._processes), "a watch has ended"
+        assert all(reader.is_alive() for reader in self._readers), "nobody reads a watch"
 
     def _follow(self, note: Callable[[str], None], *what: str) -> None:
         process = subprocess.Popen(
@@ -132,16 +147,17 @@ class Watch:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._processes.append(process)
+        self._processes.append(self._left.enter_context(process))
 
         def read() -> None:
             assert process.stdout is not None
             for line in process.stdout:
                 note(line.rstrip("\n"))
 
-        thread = threading.Thread(target=read)
-        thread.start()
-        self._left.callback(thread.join)
+        reader = threading.Thread(target=read)
+        reader.start()
+        self._readers.append(reader)
+        self._left.callback(reader.join)
         self._left.callback(process.terminate)
 
     def _note_members(self, line: str) -> None:
@@ -149,6 +165,8 @@ class Watch:
 
     def _note_pod(self, line: str) -> None:
         pod, *states = line.split()
+        if NOTHING in states:  # not on a node yet, or its status was taken away
+            return
         names, restarts, ready = (state.split(",") for state in states)
         if set(ready) == {"true"}:
             self._ready.add(pod)

@@ -4,9 +4,12 @@ parts that `make chaos` runs, as it needs a cluster whose node has the local eng
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
-from chaos import rollouts
+import httpx2 as httpx
+
+from chaos import rollouts, tryout
 from chaos.audit import audit
 from chaos.cluster import Watch
 from chaos.load import Load
@@ -18,6 +21,7 @@ CLIENTS = 12
 PER_SECOND = 30.0
 PATIENCE_SECONDS = 120.0
 EVERYTHING = 10**9
+FAILURES = (AssertionError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ EVENTS = (
     Event("wrong configuration", rollouts.misconfigure),
     Event("two migrations at once", rollouts.migrate_twice),
     Event("metrics found by Prometheus", rollouts.scrape),
+    Event("the overlay for trying out", tryout.try_out),
 )
 
 
@@ -62,6 +67,8 @@ def run(_: str, options: Options) -> list[Row]:
             told = ("met", "failed", "restarts", "problem", "first failures")
             said = ", ".join(f"{name}: {rows[-1][name]}" for name in told)
             print(f"{event.name}: {said}", file=sys.stderr)  # all of it takes long
+            if rows[-1]["problem"]:
+                _recover(trial)
         return rows
 
 
@@ -82,7 +89,7 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
         try:
             saw = event.act(trial, watch)
             watch.assert_it_follows()
-        except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        except FAILURES as error:
             problem = f"{error!r}"
     restarted = sum(watch.restarts.values()) - restarts
     found = audit(trial, load)
@@ -106,6 +113,14 @@ def _run(event: Event, name: str, trial: Trial, watch: Watch) -> Row:
         "problem": problem,
         "first failures": [f"{f.at:.1f} s: {f.method} {f.what}" for f in load.failures[:20]],
     }
+
+
+def _recover(trial: Trial) -> None:
+    """Tell what the cluster says, and begin the next event with a whole deployment."""
+    with suppress(*FAILURES):
+        warnings = ("--field-selector", "type=Warning", "--sort-by", ".lastTimestamp")
+        print(trial.cluster.kubectl("get", "events", *warnings), file=sys.stderr)
+        rollouts.restore(trial)
 
 
 KUBERNETES = Part(names, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx2 as httpx
+
 from chaos.cluster import IN_THE_END_SECONDS, Watch
-from chaos.trial import NEVER_READY, REPLICAS, SECOND, Trial
+from chaos.trial import NEVER_READY, REPLICAS, SECOND, WORKER_TIMEOUT_SECONDS, Trial
 from prometheus import Prometheus, on_kubernetes
 from servers import running, wait_until
 from stack import docker
@@ -25,7 +28,9 @@ REDIS_AWAY_SECONDS = 30.0
 JOBS = {"service": "web", "service-worker": "worker"}
 LEFT_SECONDS = 15.0
 BACK_SECONDS = 5.0
+REPLACED_SECONDS = 5.0  # Gunicorn looks once a second, and so does this
 SHORT_ROLLOUT_SECONDS = 40
+TIMEOUTS = re.compile(r'^service_worker_exits_total\{reason="timeout"\} (\S+)$', re.MULTILINE)
 MISTAKE = {"MAX_CONTENT_LENGTH": "seventeen"}
 # Prints the process ids of the children of the container's first process.
 FIND_WORKERS = """
@@ -38,10 +43,12 @@ Columns = Mapping[str, object]
 Act = Callable[[Trial, Watch], Columns]
 
 
-def update(trial: Trial, _: Watch) -> Columns:
-    """To a new version, by `rollout`."""
+def update(trial: Trial, watch: Watch) -> Columns:
+    """To a new version, by `rollout`: at no time are there fewer pods than before."""
+    began = time.monotonic()
     trial.roll_out(SECOND)
     _settle(trial)
+    assert min(watch.members_since(began)) >= REPLICAS, watch.members_since(began)
     assert _versions(trial) == {SECOND}, _versions(trial)
     return {}
 
@@ -135,14 +142,18 @@ def lose_redis(trial: Trial, watch: Watch) -> Columns:
 
 
 def block(trial: Trial, _: Watch) -> Columns:
-    """A worker of Gunicorn stands still, and is replaced within the container."""
+    """A worker of Gunicorn stands still, and is replaced within the container, which counts it."""
     pod = trial.cluster.names("web")[0]
     blocked, *_others = _web_workers(trial, pod)
+    counted = _timeouts(trial, pod)
     began = time.monotonic()
     stop = f"import os; os.kill({blocked}, {int(signal.SIGSTOP)})"
     trial.cluster.run(pod, "app", "python", "-c", stop)
     wait_until(lambda: blocked not in _web_workers(trial, pod), seconds=IN_THE_END_SECONDS, every=1)
-    return {"replaced after s": round(time.monotonic() - began)}
+    after = time.monotonic() - began
+    assert after <= WORKER_TIMEOUT_SECONDS + REPLACED_SECONDS, f"replaced after {after:.1f} s"
+    wait_until(lambda: _timeouts(trial, pod) == counted + 1, seconds=BACK_SECONDS, every=0.5)
+    return {"replaced after s": round(after)}
 
 
 def misconfigure(trial: Trial, watch: Watch) -> Columns:
@@ -220,6 +231,14 @@ def _job(job: dict[str, Any], name: str, url: str) -> dict[str, Any]:
     }
 
 
+def restore(trial: Trial) -> None:
+    """What an event left behind that went wrong."""
+    trial.roll_out(SECOND)
+    for app in ("web", "worker"):
+        trial.scale(app, REPLICAS)
+    _settle(trial)
+
+
 def _settle(trial: Trial) -> None:
     for app in ("web", "worker"):
         trial.cluster.wait_for_pods(app, REPLICAS)
@@ -269,6 +288,14 @@ def _web_workers(trial: Trial, pod: str) -> list[int]:
     """Process ids within the container."""
     found: list[int] = json.loads(trial.cluster.run(pod, "app", "python", "-c", FIND_WORKERS))
     return found
+
+
+def _timeouts(trial: Trial, pod: str) -> float:
+    """How many of its workers stood still, as it tells Prometheus."""
+    url = f"http://{trial.cluster.address(pod, 'internal')}/metrics"
+    found = TIMEOUTS.search(httpx.get(url).text)
+    assert found, "nothing is told of workers that stood still"
+    return float(found[1])
 
 
 def _log(trial: Trial, pod: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.account import Bearer
 
@@ -48,10 +49,7 @@ class Trial:
 
     @property
     def url(self) -> str:
-        """The Service, by the port that it has on this node."""
-        ports = self.cluster.get("service", "web")["spec"]["ports"]
-        (port,) = (each["nodePort"] for each in ports if each["name"] == "https")
-        return f"https://localhost:{port}"
+        return self.cluster.site()
 
     def query(self, sql: str) -> str:
         return self.servers.postgresql.psql(sql, self.database_url.rpartition("/")[2])
@@ -61,19 +59,8 @@ class Trial:
         return path.read_bytes() if path.exists() else None
 
     def roll_out(self, version: str, seconds: int = ROLLOUT_SECONDS, **changed: str) -> str:
-        """By deploy/kubernetes/rollout. Raises RuntimeError with what it says where it fails."""
         self.overlay.write(version, changed)
-        result = subprocess.run(
-            [self.overlay.folder / "rollout", self.overlay.path],
-            check=False,
-            env=os.environ | {"ROLLOUT_SECONDS": str(seconds), "MIGRATION_SECONDS": str(seconds)},
-            capture_output=True,
-            text=True,
-            timeout=3 * seconds + 60,
-        )
-        if result.returncode:
-            raise RuntimeError(result.stderr)
-        return result.stdout
+        return roll_out(self.overlay.path, seconds)
 
     def scale(self, app: str, replicas: int) -> None:
         self.cluster.kubectl("scale", f"deployment/{app}", f"--replicas={replicas}")
@@ -87,9 +74,10 @@ class Trial:
 @contextmanager
 def open_trial() -> Iterator[Trial]:
     """The first version, running; all of it is removed at the end."""
+    old = not Cluster("default").knows("policy/v1")  # no image is built where no cluster answers
     build()
     with open_servers(host=node_address(), options=("-c", "max_connections=200")) as servers:
-        trial = _trial(servers)
+        trial = _trial(servers, old=old)
         trial.overlay.copy_base()
         try:
             trial.bearer.insert(servers.postgresql, trial.database_url)
@@ -100,6 +88,22 @@ def open_trial() -> Iterator[Trial]:
             yield trial
         finally:
             remove()
+
+
+def roll_out(folder: Path, seconds: int = ROLLOUT_SECONDS) -> str:
+    """By deploy/kubernetes/rollout, which is beside the folder of an overlay. Raises RuntimeError
+    with what it says where it fails."""
+    result = subprocess.run(
+        [folder.parent / "rollout", folder],
+        check=False,
+        env=os.environ | {"ROLLOUT_SECONDS": str(seconds), "MIGRATION_SECONDS": str(seconds)},
+        capture_output=True,
+        text=True,
+        timeout=3 * seconds + 60,
+    )
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+    return result.stdout
 
 
 def node_address() -> str:
@@ -128,7 +132,7 @@ def remove() -> None:
     docker("rmi", "--force", *(f"{IMAGE}:{version}" for version in (FIRST, *VERSIONS)), check=False)
 
 
-def _trial(servers: Servers) -> Trial:
+def _trial(servers: Servers, *, old: bool) -> Trial:
     uploads = servers.directory / "media"
     uploads.mkdir()
     uploads.chmod(0o777)
@@ -151,6 +155,6 @@ def _trial(servers: Servers) -> Trial:
         },
         nginx={**OPEN, "MAX_CONTENT_LENGTH": str(2**24)},
         ports=[servers.postgresql.port, servers.redis.port, servers.mail.port],
-        old=not Cluster("default").knows("policy/v1"),
+        old=old,
     )
     return Trial(servers, url, overlay)
