@@ -298,7 +298,7 @@ function workersTable(workers) {
 }
 
 function jobsTable() {
-  if (!state.jobs && state.jobsProblem) return nothing;
+  if (!state.jobs?.length && state.jobsProblem) return nothing; // nobody knows of any, or of none
   if (!state.jobs) return html`<p>Looking …</p>`;
   if (!state.jobs.length) return html`<p>None. What a job could not do is listed here with its reason.</p>`;
   return html`

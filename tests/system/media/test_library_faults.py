@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -30,6 +31,7 @@ UPLOADS = re.compile(r"/api/media$")
 GALLERY = re.compile(r"/api/public/media")
 SOCKET = re.compile(r"/ws/media")
 SHIPPED: dict[str, str] = {}  # rates
+LOOKED_AT = "document.dispatchEvent(new Event('visibilitychange'))"
 BUSY: dict[str, Any] = {"status": 503, "json": {"detail": "The service is busy."}}
 CUT_OFF: dict[str, Any] = {"status": 200, "content_type": "application/json", "body": '{"items": ['}
 
@@ -232,6 +234,24 @@ def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library:
     expect_ready(page, "two.jpg")
 
 
+def test_a_socket_that_fell_silent_is_opened_anew_once_the_tab_is_looked_at(
+    library: Library,
+) -> None:
+    """As after a machine has slept; one that was heard of lately stays."""
+    page = library.joined().page
+    line = Line(page, deaf=True)
+    expect_live(page)
+    with page.expect_response(LIST):
+        page.evaluate(LOOKED_AT)
+    assert len(line.sockets) == 1
+    line.deaf = False
+    page.evaluate("() => { const now = Date.now; Date.now = () => now() + 31_000; }")
+    page.evaluate(LOOKED_AT)
+    seen(page, lambda: len(line.sockets) == 2)
+    upload(page, "one.jpg")
+    expect_ready(page, "one.jpg")
+
+
 def test_nothing_is_said_to_be_away_beside_a_socket_that_is_back(library: Library) -> None:
     page = library.joined().page
     line = Line(page)
@@ -302,16 +322,40 @@ def test_a_file_that_is_too_large_is_not_sent(library: Library) -> None:
     assert "POST" not in sent
 
 
-def test_files_dropped_beside_the_box_are_uploaded(library: Library) -> None:
+def drag(page: Page, kind: str, *paths: Path) -> None:
+    """Files of this machine over the middle of a page, as its window system has it."""
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    event = {"type": kind, "x": 640, "y": 600, "data": data}
+    session = page.context.new_cdp_session(page)
+    session.send("Input.dispatchDragEvent", event)
+    session.detach()
+
+
+def test_files_dropped_beside_the_box_are_uploaded(library: Library, tmp_path: Path) -> None:
+    """And what is in a folder is not, which is said."""
     page = library.joined().page
-    page.evaluate("""() => {
-        const dropped = new DataTransfer();
-        dropped.items.add(new File(["Dear Charles"], "letter.txt"));
-        document.body.dispatchEvent(
-            new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true })
-        );
-    }""")
+    letter, folder = tmp_path / "letter.txt", tmp_path / "letters"
+    letter.write_text("Dear Charles")
+    folder.mkdir()
+    (folder / "another.txt").write_text("Dear Mary")
+    for kind in ("dragEnter", "dragOver", "drop"):
+        drag(page, kind, letter, folder)
+    expect(page.get_by_role("alert")).to_contain_text("Folders are not uploaded")
     expect(item(page, "letter.txt")).to_have_attribute("data-status", "ready")
+    expect(page.locator(".item")).to_have_count(1)
+    expect(page.locator(".upload")).to_have_count(0)
+
+
+def test_the_box_shows_that_files_are_dragged_until_they_have_left(
+    library: Library, tmp_path: Path
+) -> None:
+    page = library.joined().page
+    box = page.locator(".drop")
+    (tmp_path / "letter.txt").write_text("Dear Charles")
+    for kind, over in (("dragEnter", "false"), ("dragOver", "true"), ("dragCancel", "false")):
+        drag(page, kind, tmp_path / "letter.txt")
+        expect(box).to_have_attribute("data-over", over)
+    expect(page.locator(".upload")).to_have_count(0)
 
 
 # logins and forms
@@ -328,6 +372,18 @@ def test_a_late_refusal_ends_no_login_of_another_tab(library: Library) -> None:
     expect(page.get_by_text("There are none.")).to_be_visible()
     assert page.evaluate("localStorage.getItem('service.session')") == kept
     page.get_by_role("link", name="Mine").click()
+    expect_live(page)
+
+
+def test_a_page_that_was_kept_behind_another_shows_who_is_logged_in_now(library: Library) -> None:
+    """Nobody told it meanwhile."""
+    page = library.joined().page
+    kept = page.evaluate("localStorage.getItem('service.session')")
+    back = "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
+    page.evaluate(f"localStorage.removeItem('service.session'); {back}")
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+    page.evaluate(f"localStorage.setItem('service.session', {json.dumps(kept)}); {back}")
+    expect(page.get_by_text("ada@example.org")).to_be_visible()
     expect_live(page)
 
 

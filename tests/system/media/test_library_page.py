@@ -126,6 +126,16 @@ def test_what_was_said_to_be_deleted_is_deleted_by_who_logs_out(library: Library
     wait_until(lambda: library.sql("SELECT count(*) FROM tokens") == "0")
 
 
+def test_what_was_said_to_be_deleted_is_deleted_by_who_leaves_the_page(library: Library) -> None:
+    page = library.joined().page
+    dialog = uploaded(page, "one.jpg")
+    page.evaluate(SLOW_TIMERS)
+    dialog.get_by_role("button", name="Delete").click()
+    expect(page.locator(".toast", has_text="one.jpg")).to_be_visible()
+    page.goto("about:blank")
+    wait_until(lambda: library.sql("SELECT count(*) FROM media_items") == "0")
+
+
 def test_what_was_not_saved_is_said(library: Library) -> None:
     page = library.joined().page
     dialog = uploaded(page, "one.jpg")  # all else is out of reach meanwhile
@@ -334,6 +344,11 @@ def test_focus_goes_to_what_is_near(library: Library) -> None:
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_role("button", name=f"Details of {titles[2]}")).to_be_focused()
     page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("heading", name="Your items")).to_be_focused()
+    upload(page, "four.bin", "five.bin", content=bytes(16 * 1024 * 1024 + 1))
+    page.get_by_role("button", name="Dismiss four.bin").click()
+    expect(page.get_by_role("button", name="Retry five.bin")).to_be_focused()
+    page.get_by_role("button", name="Dismiss five.bin").click()
     expect(page.get_by_role("heading", name="Your items")).to_be_focused()
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("heading", name="Log in")).to_be_focused()

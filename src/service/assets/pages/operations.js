@@ -37,7 +37,7 @@
             <td>${t.memory_bytes==null?"–":zn(t.memory_bytes)}</td>
           </tr>`)}</tbody>
       </table>
-    </div>`}function lf(){return!te.jobs&&te.jobsProblem?pe:te.jobs?te.jobs.length?me`
+    </div>`}function lf(){return!te.jobs?.length&&te.jobsProblem?pe:te.jobs?te.jobs.length?me`
     <div class="scrolled" tabindex="0" role="region" aria-label="Table of failed jobs">
       <table>
         <thead><tr><th scope="col">Job</th><th scope="col">Task</th><th scope="col">Failed</th>
