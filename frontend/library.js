@@ -188,13 +188,17 @@ function publicItem(item) {
     </li>`;
 }
 
+const liveWords = {
+  connecting: "Connecting …",
+  live: "Live: changes show as they happen.",
+  away: "Live updates are away: looked for every few seconds.",
+};
+
 function mine() {
   const items = [...own.all.values()].filter((item) => !removals.has(item.id));
   return html`
     ${box.view()}
-    <p class="quiet-text" role="status" data-live=${changes.connected}>
-      ${changes.connected ? "Live: changes show as they happen." : "Live updates are away: looked for every few seconds."}
-    </p>
+    <p class="quiet-text" role="status" data-live=${changes.state}>${liveWords[changes.state]}</p>
     <h2 class="unseen">Your items</h2>
     ${listed(own, items, ownItem, "Nothing here yet.")}
     ${own.next ? html`<p><button class="quiet" @click=${() => own.showMore()}>Show more</button></p>` : nothing}`;

@@ -201,7 +201,7 @@ def test_changes_show_also_while_the_socket_is_blocked(library: Library) -> None
 
 
 def test_changes_show_also_while_the_handshake_hangs(library: Library) -> None:
-    """Which is given up, and begun again."""
+    """Which is not said before it is given up, and begun again."""
     page = library.joined().page
     page.add_init_script("""
         window.handshakes = 0;
@@ -211,6 +211,7 @@ def test_changes_show_also_while_the_handshake_hangs(library: Library) -> None:
         };
     """)
     page.reload()
+    expect(page.get_by_text("Connecting …")).to_be_visible()
     expect_away(page)
     upload(page, "one.jpg")
     expect_ready(page, "one.jpg")
@@ -234,22 +235,26 @@ def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library:
     expect_ready(page, "two.jpg")
 
 
-def test_a_socket_that_fell_silent_is_opened_anew_once_the_tab_is_looked_at(
-    library: Library,
-) -> None:
-    """As after a machine has slept; one that was heard of lately stays."""
+def test_a_socket_that_fell_silent_is_opened_anew(library: Library) -> None:
+    """Once the tab is looked at, as after a machine has slept, and one that was heard of lately stays;
+    and after a while where nobody looks up."""
     page = library.joined().page
+    page.clock.install()
     line = Line(page, deaf=True)
     expect_live(page)
     with page.expect_response(LIST):
         page.evaluate(LOOKED_AT)
     assert len(line.sockets) == 1
-    line.deaf = False
-    page.evaluate("() => { const now = Date.now; Date.now = () => now() + 31_000; }")
+    page.clock.fast_forward(31_000)
     page.evaluate(LOOKED_AT)
     seen(page, lambda: len(line.sockets) == 2)
     upload(page, "one.jpg")
+    expect(item(page, "one.jpg")).to_contain_text("waiting")
+    wait_until(lambda: library.sql("SELECT status FROM media_items") == "ready")
+    line.deaf = False
+    page.clock.run_for(100_000)
     expect_ready(page, "one.jpg")
+    assert len(line.sockets) == 3
 
 
 def test_nothing_is_said_to_be_away_beside_a_socket_that_is_back(library: Library) -> None:
