@@ -151,32 +151,32 @@ async function open(event) {
 }
 
 async function look(own, token) {
-  const { data } = await request("GET", "/api/operations/health", { token }).catch((error) => {
+  const report = await request("GET", "/api/operations/health", { token }).catch((error) => {
     // 503 is also how an unhealthy service reports.
-    if (error.status === 503 && error.data?.checks) return error;
+    if (error.status === 503 && error.data?.checks) return error.data;
     throw error;
   });
-  hear(own.replicas, data);
-  if (!own.replicas.has(own.shown)) own.shown = data.replica;
+  hear(own.replicas, report);
+  if (!own.replicas.has(own.shown)) own.shown = report.replica;
 }
 
 async function lookBack({ replicas, token }) {
   // Whoever answers: nobody knows beforehand. So all is asked for until every replica has some.
   const since = Math.min(...[...replicas.values()].map(({ samples }) => samples.newest));
-  const { data } = await request("GET", `/api/operations/history?since=${since}`, { token });
-  const replica = replicas.get(data.replica);
+  const { replica: name, now, columns } = await request("GET", `/api/operations/history?since=${since}`, { token });
+  const replica = replicas.get(name);
   if (!replica) return;
-  if (data.now < replica.samples.newest) replica.samples = new Samples(); // its clock was set back
-  else if (replica.samples.length || !since) replica.samples.add(data.columns, data.now);
+  if (now < replica.samples.newest) replica.samples = new Samples(); // its clock was set back
+  else if (replica.samples.length || !since) replica.samples.add(columns, now);
 }
 
 async function lookAtJobs(own) {
   const asked = performance.now();
   try {
     const path = `/api/operations/jobs?status=failed&limit=${listed}`;
-    const { data } = await request("GET", path, { token: own.token });
+    const { items } = await request("GET", path, { token: own.token });
     // One that was asked for before, and comes only now, has jobs that are discarded.
-    if (asked > own.jobsAskedAt) Object.assign(own, { jobs: data.items, jobsAskedAt: asked });
+    if (asked > own.jobsAskedAt) Object.assign(own, { jobs: items, jobsAskedAt: asked });
     own.jobsProblem = "";
   } catch (error) {
     own.jobsProblem = error.message;

@@ -5,11 +5,11 @@ import { request } from "../common/request.js";
 
 async function logIn(session, { email, password }) {
   const form = new URLSearchParams({ username: email, password });
-  const { data } = await request("POST", "/login", { form }).catch((error) => {
+  const login = await request("POST", "/login", { form }).catch((error) => {
     if (error.status === 401) error.message = "Address and password do not fit, or the account is not confirmed.";
     throw error;
   });
-  session.begin(data.access_token, email);
+  session.begin(login.access_token, email);
   location.hash = "mine";
 }
 

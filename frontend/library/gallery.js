@@ -19,10 +19,10 @@ export class Gallery {
     this.readOn = more;
     try {
       // Not from this browser's own cache, where what was just published is not.
-      const { data } = await request("GET", `/api/public/media${cursor}`, { cache: "no-cache" });
+      const page = await request("GET", `/api/public/media${cursor}`, { cache: "no-cache" });
       if (turn !== this.turn) return;
-      this.items = more ? [...this.items, ...data.items] : data.items;
-      Object.assign(this, { next: data.next_cursor, loaded: true, problem: "" });
+      this.items = more ? [...this.items, ...page.items] : page.items;
+      Object.assign(this, { next: page.next_cursor, loaded: true, problem: "" });
     } catch (error) {
       if (turn !== this.turn) return;
       this.problem = error.message;

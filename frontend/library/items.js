@@ -90,9 +90,9 @@ export class Items {
     const from = cursor ? `&cursor=${encodeURIComponent(cursor)}` : "";
     for (;;) {
       try {
-        const { data } = await this.ask("GET", `/api/media?limit=${pageItems}${from}`);
+        const page = await this.ask("GET", `/api/media?limit=${pageItems}${from}`);
         this.backoff.reset();
-        return data;
+        return page;
       } catch (error) {
         if (error.status !== 429) throw error;
         await Promise.race([pause(this.backoff.next(error.waitMilliseconds)), this.#anotherLogin()]);
@@ -133,11 +133,11 @@ export class Items {
     const turn = (this.asked.get(id) || 0) + 1;
     this.asked.set(id, turn);
     try {
-      const { data } = await this.ask("GET", `/api/media/${id}`);
+      const item = await this.ask("GET", `/api/media/${id}`);
       if (this.asked.get(id) !== turn) return;
       this.#overtakes();
-      this.#tellEnd(data);
-      this.#put(data);
+      this.#tellEnd(item);
+      this.#put(item);
     } catch (error) {
       if (error.status === 404) this.all.delete(id);
       this.#lookLater(error); // the socket tells of it but once
@@ -167,8 +167,8 @@ export class Items {
   }
 
   async change(id, body) {
-    const { data } = await this.ask("PATCH", `/api/media/${id}`, { json: body });
+    const item = await this.ask("PATCH", `/api/media/${id}`, { json: body });
     this.#overtakes();
-    this.all.set(id, data);
+    this.all.set(id, item);
   }
 }

@@ -25,7 +25,7 @@ export class Keys {
 
   async list() {
     try {
-      this.all = (await this.ask("GET", "/api/keys")).data.items;
+      this.all = (await this.ask("GET", "/api/keys")).items;
       this.problem = "";
     } catch (error) {
       if (error.late) return;
@@ -37,7 +37,7 @@ export class Keys {
   async #make({ name, write, days }, form) {
     const expires = days ? new Date(serverTime() + days * 86_400_000).toISOString() : null;
     const json = { name, scopes: write ? ["read", "write"] : ["read"], expires_at: expires };
-    this.made = (await this.ask("POST", "/api/keys", { json })).data;
+    this.made = await this.ask("POST", "/api/keys", { json });
     form.reset();
     await this.list();
   }
