@@ -51,7 +51,11 @@ export class Items {
 
   #lookLater(error) {
     if (!error.temporary || error.late) return;
-    this.timer ??= setTimeout(() => this.look(), this.backoff.next(error.waitMilliseconds));
+    const again = () => {
+      this.timer = undefined;
+      this.look();
+    };
+    this.timer ??= setTimeout(again, this.backoff.next(error.waitMilliseconds));
   }
 
   showMore() {
