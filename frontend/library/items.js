@@ -17,7 +17,7 @@ export class Items {
     Object.assign(this, { session, ask, changed, settled, gone });
     this.backoff = new Backoff(1000, 15000);
     this.looking = this.lookAgain = false;
-    this.asked = new Map();
+    this.asked = new Map(); // by the id of an item, what of it was asked for last and is on its way
     this.clear();
   }
 
@@ -127,24 +127,28 @@ export class Items {
 
   drop(id) {
     this.#overtakes();
+    this.asked.delete(id); // what is on its way is from before
     const item = this.all.get(id);
-    if (item) this.gone(item);
     this.all.delete(id);
+    if (item) this.gone(item);
   }
 
   // Steps of an item may overtake each other on their way: what was asked for last counts.
   async #refresh(id) {
-    const turn = (this.asked.get(id) || 0) + 1;
+    const turn = Symbol(id);
     this.asked.set(id, turn);
+    const isLast = () => this.asked.get(id) === turn;
     try {
       const item = await this.ask("GET", `/api/media/${id}`);
-      if (this.asked.get(id) !== turn) return;
+      if (!isLast()) return;
       this.#overtakes();
       this.#tellEnd(item);
       this.#put(item);
     } catch (error) {
-      if (error.status === 404) this.all.delete(id);
+      if (error.status === 404) this.drop(id);
       this.#lookLater(error); // the socket tells of it but once
+    } finally {
+      if (isLast()) this.asked.delete(id);
     }
   }
 
@@ -173,6 +177,6 @@ export class Items {
   async change(id, body) {
     const item = await this.ask("PATCH", `/api/media/${id}`, { json: body });
     this.#overtakes();
-    this.all.set(id, item);
+    if (this.all.has(id)) this.#put(item);
   }
 }
