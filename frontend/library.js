@@ -201,7 +201,7 @@ function mine() {
     <p class="quiet-text" role="status" data-live=${changes.state}>${liveWords[changes.state]}</p>
     <h2 class="unseen">Your items</h2>
     ${listed(own, items, ownItem, "Nothing here yet.")}
-    ${own.next ? html`<p><button class="quiet" @click=${() => own.showMore()}>Show more</button></p>` : nothing}`;
+    ${own.more ? html`<p><button class="quiet" @click=${() => own.showMore()}>Show more</button></p>` : nothing}`;
 }
 
 function galleryView() {

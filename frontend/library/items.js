@@ -24,7 +24,7 @@ export class Items {
   // Of an account that is another one now.
   clear() {
     this.all = new Map();
-    this.next = null; // the cursor of the page behind them
+    this.more = false; // whether there are others behind them
     this.wanted = 0; // how many of them at least
     this.loaded = false;
     this.problem = "";
@@ -77,8 +77,8 @@ export class Items {
         next = page.next_cursor;
       } while (next && kept.length < wanted);
       kept.forEach((item) => this.#tellEnd(item));
-      this.all = new Map(kept.map((item) => [item.id, item]));
-      Object.assign(this, { next, loaded: true, problem: "" });
+      this.#show(kept);
+      Object.assign(this, { more: Boolean(next), loaded: true, problem: "" });
     } catch (error) {
       if (error.late) return;
       this.problem = error.message;
@@ -99,14 +99,19 @@ export class Items {
         return page;
       } catch (error) {
         if (error.status !== 429) throw error;
-        await Promise.race([pause(this.backoff.next(error.waitMilliseconds)), this.#anotherLogin()]);
+        await this.#pauseOrLogin(this.backoff.next(error.waitMilliseconds));
         if (token !== this.session.token) throw Object.assign(error, { late: true });
       }
     }
   }
 
-  #anotherLogin() {
-    return new Promise((resolve) => this.session.addEventListener("change", resolve, { once: true }));
+  // No longer than until another login, as then nobody waits for it.
+  async #pauseOrLogin(milliseconds) {
+    const over = new AbortController();
+    const { signal } = over;
+    const login = new Promise((resolve) => this.session.addEventListener("change", resolve, { signal }));
+    await Promise.race([pause(milliseconds), login]);
+    over.abort();
   }
 
   // What a list that is under way has read may be from before.
@@ -158,14 +163,26 @@ export class Items {
     if (before && isBusy(before) && !isBusy(item)) this.settled(item);
   }
 
-  // In its place; what is older than all that is shown comes with its page.
+  // In its place, and no more than were wanted; what is older than all that is shown comes with its page.
   #put(item) {
-    const known = this.all.has(item.id);
-    this.all.set(item.id, item);
-    if (known) return;
-    const items = [...this.all.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
-    if (this.next && items.at(-1) === item) items.pop();
-    this.all = new Map(items.map((each) => [each.id, each]));
+    if (this.all.has(item.id)) {
+      this.all.set(item.id, item);
+      return;
+    }
+    const items = [...this.all.values(), item].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+    if (this.more && items.at(-1) === item) items.pop();
+    const most = pageItems * Math.max(1, Math.ceil(this.wanted / pageItems));
+    if (items.length > most) {
+      items.length = most;
+      this.more = true;
+    }
+    this.#show(items);
+  }
+
+  #show(items) {
+    const before = this.all;
+    this.all = new Map(items.map((item) => [item.id, item]));
+    for (const item of before.values()) if (!this.all.has(item.id)) this.gone(item);
   }
 
   // A new one.
