@@ -30,8 +30,8 @@ export class Gallery {
     this.changed();
   }
 
-  // Who reads on is left in peace.
+  // Who reads on is left in peace, unless what was to come did not.
   lookAgain() {
-    if (!this.readOn) this.list();
+    if (this.problem || !this.readOn) this.list({ more: this.readOn });
   }
 }
