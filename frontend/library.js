@@ -43,6 +43,7 @@ const own = new Items(session, {
 const gallery = new Gallery(draw);
 const keys = new Keys({ ask, changed: draw, said: say, failed: tellFailure });
 const removals = new Removals({
+  isHeld: (id) => place.querySelector(`.toast[data-item="${id}"]:is(:hover, :focus-within)`),
   changed: draw,
   gone: (id) => own.drop(id),
   failed: (item, error) => tellFailure(`${item.title} is not deleted`, error),
@@ -112,14 +113,24 @@ async function change(item, body) {
 function remove(item) {
   state.opened = null;
   removals.begin(item, session.token);
-  say(`${item.title} is deleted.`);
+  say(`${item.title} is deleted. Ctrl+Z brings it back.`);
   draw();
 }
 
 function undo(item) {
   removals.undo(item.id);
-  say(`${item.title} is back.`);
+  if (own.all.has(item.id)) say(`${item.title} is back.`);
+  else tellFailure(`${item.title} cannot be brought back: it was deleted elsewhere.`);
   draw();
+}
+
+// As everywhere, but in a field: there it is what was typed that is undone.
+function undoByKey(event) {
+  const { last } = removals;
+  const wanted = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
+  if (!wanted || !last || event.target.matches("input")) return;
+  event.preventDefault();
+  undo(last);
 }
 
 // --- logins -----------------------------------------------------------------------------------
@@ -286,8 +297,10 @@ function toasts(opened) {
         : html`<p class="toast" role="alert">${state.failed}
             <button class="quiet" @click=${() => { state.failed = ""; draw(); }}>Close</button></p>`}
       ${repeat(removals.entries, ([id]) => id, ([, { item, sent }]) => html`
-        <p class="toast">${item.title} is deleted.
-          ${sent ? nothing : html`<button class="quiet" @click=${() => undo(item)}>Undo</button>`}</p>`)}
+        <p class="toast" data-item=${item.id}>${item.title} is deleted.
+          ${sent
+            ? nothing
+            : html`<button class="quiet" title="Ctrl+Z" aria-keyshortcuts="Control+Z" @click=${() => undo(item)}>Undo</button>`}</p>`)}
     </div>`;
 }
 
@@ -367,6 +380,7 @@ addEventListener("click", (event) => {
   location.hash = hash;
   go();
 });
+addEventListener("keydown", undoByKey);
 addEventListener("pagehide", () => removals.finishAll());
 addEventListener("beforeunload", (event) => {
   if (uploads.pending) event.preventDefault();

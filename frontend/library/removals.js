@@ -4,11 +4,12 @@ import { request } from "../common/request.js";
 
 const undoMilliseconds = 6000;
 
-// Calls `changed` whenever there is something to show, `gone` with the id of what is deleted, and
-// `failed` with an item that is not, and the Problem.
+// `isHeld` tells of an item's id whether somebody is about to undo it. Calls `changed` whenever there is
+// something to show, `gone` with the id of what is deleted, and `failed` with an item that is not, and
+// the Problem.
 export class Removals {
-  constructor({ changed, gone, failed }) {
-    Object.assign(this, { changed, gone, failed });
+  constructor({ isHeld, changed, gone, failed }) {
+    Object.assign(this, { isHeld, changed, gone, failed });
     this.entries = new Map(); // by the item's id: `{item, token, timer, sent}`
   }
 
@@ -16,9 +17,20 @@ export class Removals {
     return this.entries.has(id);
   }
 
+  // The item that an undo is of, if there is any.
+  get last() {
+    return [...this.entries.values()].findLast(({ sent }) => !sent)?.item;
+  }
+
   begin(item, token) {
-    const timer = setTimeout(() => this.#finish(item.id), undoMilliseconds);
-    this.entries.set(item.id, { item, token, timer, sent: false });
+    const entry = { item, token, sent: false };
+    this.entries.set(item.id, entry);
+    this.#wait(entry);
+  }
+
+  #wait(entry) {
+    const { id } = entry.item;
+    entry.timer = setTimeout(() => (this.isHeld(id) ? this.#wait(entry) : this.#finish(id)), undoMilliseconds);
   }
 
   undo(id) {
