@@ -130,6 +130,7 @@ function sum(...columns) {
 async function open(event) {
   event.preventDefault();
   const own = state;
+  if (own.asking) return;
   const token = event.target.elements.token.value.trim();
   Object.assign(own, { asking: true, refusal: "" });
   draw();
@@ -213,6 +214,7 @@ function close(refusal) {
 
 async function change(job, { name, method, path, done }) {
   const own = state;
+  if (own.busy.has(job.id)) return;
   const row = own.jobs.findIndex(({ id }) => id === job.id);
   own.busy.add(job.id);
   draw();
@@ -236,7 +238,7 @@ function retry(job) {
 }
 
 function discard(job) {
-  if (confirm(`Discard job ${job.id} (${job.task})? What it was to do is never done.`)) {
+  if (!state.busy.has(job.id) && confirm(`Discard job ${job.id} (${job.task})? What it was to do is never done.`)) {
     change(job, { name: "discard", method: "DELETE", path: "", done: "is discarded" });
   }
 }
@@ -252,7 +254,7 @@ function entrance() {
       <input id="token" name="token" type="password" autocomplete="off" required
         aria-describedby="refusal" aria-invalid=${state.refusal ? "true" : "false"}>
       <p id="refusal" class="mistake" role="alert">${state.refusal}</p>
-      <button ?disabled=${state.asking}>Show</button>
+      <button aria-disabled=${state.asking}>Show</button>
     </form>`;
 }
 
@@ -314,9 +316,9 @@ function jobsTable() {
             <td>${job.attempts}</td>
             <td>${job.reason}</td>
             <td class="actions">
-              <button name="retry" ?disabled=${state.busy.has(job.id)}
+              <button name="retry" aria-disabled=${state.busy.has(job.id)}
                 @click=${() => retry(job)}>Retry<span class="unseen"> job ${job.id}</span></button>
-              <button name="discard" class="quiet" ?disabled=${state.busy.has(job.id)}
+              <button name="discard" class="quiet" aria-disabled=${state.busy.has(job.id)}
                 @click=${() => discard(job)}>Discard<span class="unseen"> job ${job.id}</span></button>
             </td>
           </tr>`)}</tbody>

@@ -37,7 +37,7 @@ export function loginView(form, session) {
       <label for="password">Password</label>
       <input id="password" name="password" type="password" autocomplete="current-password" required aria-describedby="mistake">
       ${form.answer()}
-      <button ?disabled=${form.busy}>Log in</button>
+      <button aria-disabled=${form.busy}>Log in</button>
       <p><a href="#join">Make an account</a> · <a href="#forgot">Forgot the password?</a></p>
     </form>`;
 }
@@ -52,7 +52,7 @@ export function joinView(form) {
         required aria-describedby="hint mistake">
       <p id="hint" class="quiet-text">Eight characters or more.</p>
       ${form.answer()}
-      <button ?disabled=${form.busy}>Make it</button>
+      <button aria-disabled=${form.busy}>Make it</button>
       <p><a href="#login">I have one</a></p>
     </form>`;
 }
@@ -63,7 +63,7 @@ export function forgotView(form) {
       <h2>A new password</h2>
       ${emailField()}
       ${form.answer()}
-      <button ?disabled=${form.busy}>Mail me a link</button>
+      <button aria-disabled=${form.busy}>Mail me a link</button>
       <p><a href="#login">Back</a></p>
     </form>`;
 }

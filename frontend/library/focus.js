@@ -1,7 +1,7 @@
 // Where focus goes when what had it is no longer there: a browser leaves it nowhere.
 
 const rows = "li, tr, .toast";
-const focusable = "a[href], button:not(:disabled)";
+const focusable = "a[href], button";
 
 // Runs `change`. What it takes focus from gives it to the rest of its row, to the next row or the one
 // before; where it was in none, to the first that is new in the same view; or to the view's heading.

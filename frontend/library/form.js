@@ -1,4 +1,5 @@
-// What is filled in and sent in one visit of a view, and what is said to it.
+// What is filled in and sent in one visit of a view, and what is said to it. Its button is disabled in
+// name alone while it is busy: one that is in fact loses the focus.
 
 import { html } from "lit-html";
 

@@ -75,7 +75,7 @@ export class Keys {
         <label for="days">Good for days</label>
         <input id="days" name="days" type="number" min="1" max="3650" placeholder="for ever">
         ${form.answer()}
-        <button ?disabled=${form.busy}>Make a key</button>
+        <button aria-disabled=${form.busy}>Make a key</button>
       </form>
       ${alarm(this.problem)}
       ${!this.all
