@@ -82,8 +82,9 @@ function late() {
   return Object.assign(new Problem(0, "Somebody else has logged in."), { late: true });
 }
 
+// The same once more is said as another text, or nobody would hear it.
 function say(text) {
-  state.said = text;
+  state.said = text === state.said ? `${text}\u00a0` : text;
 }
 
 // What was not done, for all to see.
@@ -249,8 +250,7 @@ function details(item) {
   ];
   const rename = (event) => {
     event.preventDefault();
-    const title = event.target.elements.title.value.trim();
-    if (title && title !== item.title) change(item, { title });
+    change(item, { title: event.target.elements.title.value });
   };
   const save = () =>
     download(item, session.token).catch((error) => {
