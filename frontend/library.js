@@ -194,7 +194,7 @@ function ownItem(item) {
 function publicItem(item) {
   return html`
     <li class="card item">
-      <a class="picture" href=${item.url}>${picture(item)}</a>
+      <a class="picture" href=${item.url} aria-label=${item.title}>${picture(item)}</a>
       <h3>${item.title}</h3>
       <p class="quiet-text">${bytes(item.size)}</p>
     </li>`;

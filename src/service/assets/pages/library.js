@@ -83,7 +83,7 @@
             <progress max="100" .value=${e.progress}></progress></label>`:e.status==="failed"?l`<p class="mistake">${e.reason||kt.failed}</p>`:h}
     </li>`}function as(e){return l`
     <li class="card item">
-      <a class="picture" href=${e.url}>${_e(e)}</a>
+      <a class="picture" href=${e.url} aria-label=${e.title}>${_e(e)}</a>
       <h3>${e.title}</h3>
       <p class="quiet-text">${dt(e.size)}</p>
     </li>`}var rs={connecting:"Connecting …",live:"Live: changes show as they happen.",away:"Live updates are away: looked for every few seconds."};function ls(){let e=[...k.all.values()].filter(t=>!L.has(t.id));return l`
