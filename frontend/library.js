@@ -159,7 +159,7 @@ function logOut(reason) {
 function picture(item) {
   const address = pictures.address(item, session.token);
   return address
-    ? html`<img src=${address} alt="" loading="lazy">`
+    ? html`<img src=${address} alt="" loading="lazy" @error=${() => pictures.failed(item)}>`
     : html`<span class="no-picture" aria-hidden="true">${kindOf(item)}</span>`;
 }
 
@@ -252,11 +252,14 @@ function details(item) {
     event.preventDefault();
     change(item, { title: event.target.elements.title.value });
   };
-  const save = () =>
-    download(item, session.token).catch((error) => {
-      tellFailure("It cannot be downloaded", error);
-      draw();
-    });
+  const save = async () => {
+    state.failed = "";
+    say("Downloading …");
+    draw();
+    await download(item, session.token).catch((error) => tellFailure("It cannot be downloaded", error));
+    state.said = "";
+    draw();
+  };
   return html`
     <form class="row" @submit=${rename}>
       <label for="title">Title</label>
