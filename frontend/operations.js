@@ -2,6 +2,7 @@
 // asks for it again.
 
 import { html, nothing, render, svg } from "lit-html";
+import { live } from "lit-html/directives/live.js";
 import { repeat } from "lit-html/directives/repeat.js";
 import { Backoff, pause } from "./common/backoff.js";
 import { bytes, duration, number, percent } from "./common/format.js";
@@ -347,12 +348,13 @@ function choice() {
     state.shown = event.target.value;
     draw();
   };
+  const heard = [...state.replicas.values()].filter(({ isOld }) => !isOld).length;
   return html`
     <p class="choice">
       <label for="replica">Replica</label>
       <select id="replica" @change=${choose}>${repeat([...state.replicas.keys()].sort(), (name) => name, (name) => html`
-        <option value=${name} ?selected=${name === state.shown}>${name}</option>`)}</select>
-      Checks, plots and workers are those of one; ${state.replicas.size} answer in turn.
+        <option value=${name} .selected=${live(name === state.shown)}>${name}</option>`)}</select>
+      Checks, plots and workers are those of one; ${heard === 1 ? "one answers" : `${heard} answer in turn`}.
     </p>`;
 }
 
