@@ -3,6 +3,8 @@
 import { request } from "../common/request.js";
 
 const undoMilliseconds = 6000;
+const moreMilliseconds = 3000; // and so much again while it is held, this often
+const mostMore = 20;
 
 // `isHeld` tells of an item's id whether somebody is about to undo it. Calls `changed` whenever there is
 // something to show, `gone` with the id of what is deleted, and `failed` with an item that is not, and
@@ -25,12 +27,15 @@ export class Removals {
   begin(item, token) {
     const entry = { item, token, sent: false };
     this.entries.set(item.id, entry);
-    this.#wait(entry);
+    this.#wait(entry, undoMilliseconds, mostMore);
   }
 
-  #wait(entry) {
+  #wait(entry, milliseconds, more) {
     const { id } = entry.item;
-    entry.timer = setTimeout(() => (this.isHeld(id) ? this.#wait(entry) : this.#finish(id)), undoMilliseconds);
+    entry.timer = setTimeout(() => {
+      if (more && this.isHeld(id)) this.#wait(entry, moreMilliseconds, more - 1);
+      else this.#finish(id);
+    }, milliseconds);
   }
 
   undo(id) {
