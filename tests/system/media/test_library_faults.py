@@ -1,92 +1,39 @@
 """The library in a browser while something is refused, cut off, slow or away."""
 
 import json
-import re
 from collections.abc import Callable
-from itertools import pairwise
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, WebSocketRoute, expect
+from playwright.sync_api import Route, expect
 
 from deployments import PASSWORD
 from library import (
+    BUSY,
+    GALLERY,
+    ITEM,
+    LIST,
+    LOOKED_AT,
+    SLOW_TIMERS,
+    Held,
     Library,
-    expect_away,
+    answering,
     expect_live,
     expect_ready,
     item,
     log_in,
+    own,
+    public,
+    seen,
     upload,
+    uploaded,
 )
 from servers import wait_until
 
 pytestmark = pytest.mark.browser
 
-LIST = re.compile(r"/api/media\?")
-ITEM = re.compile(r"/api/media/[^?]+$")
-UPLOADS = re.compile(r"/api/media$")
-GALLERY = re.compile(r"/api/public/media")
-SOCKET = re.compile(r"/ws/media")
-SHIPPED: dict[str, str] = {}  # rates
-LOOKED_AT = "document.dispatchEvent(new Event('visibilitychange'))"
-BUSY: dict[str, Any] = {"status": 503, "json": {"detail": "The service is busy."}}
 CUT_OFF: dict[str, Any] = {"status": 200, "content_type": "application/json", "body": '{"items": ['}
-
-Answer = Callable[[Route], None]
-
-
-def seen(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait for something that happens while the page is driven."""
-
-    def now() -> bool:
-        page.wait_for_timeout(20)
-        return condition()
-
-    wait_until(now)
-
-
-def answering(**answer: Any) -> Answer:
-    return lambda route: route.fulfill(**answer)
-
-
-class Held:
-    """Requests that are answered when the test wants."""
-
-    def __init__(self) -> None:
-        self.routes: list[Route] = []
-
-    def __call__(self, route: Route) -> None:
-        self.routes.append(route)
-
-    def wait(self, page: Page, count: int = 1) -> None:
-        seen(page, lambda: len(self.routes) >= count)
-
-
-class Line:
-    """What is between a page and its socket."""
-
-    def __init__(self, page: Page, *, deaf: bool = False) -> None:
-        self.deaf = deaf
-        self.blocked = False
-        self.sockets: list[WebSocketRoute] = []
-        page.route_web_socket(SOCKET, self._connect)
-        page.reload()
-
-    def _connect(self, socket: WebSocketRoute) -> None:
-        if self.blocked:
-            socket.close(code=4000)
-            return
-        self.sockets.append(socket)
-        server = socket.connect_to_server()
-        if self.deaf:
-            server.on_message(lambda message: None)
-
-    def cut(self) -> None:
-        self.blocked = True
-        self.sockets[-1].close(code=4000)
 
 
 # what is asked
@@ -119,12 +66,6 @@ class Pages:
             route.fulfill(**self.refusal)
         else:
             route.fulfill(**(own("c") if second else own("a", "b", next_cursor="2")))
-
-
-def own(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
-    more = {"status": "ready", "created_at": "2026-07-01T12:00:00Z", "public": False}
-    items = [{**item, **more} for item in public(*titles)["json"]["items"]]
-    return {"json": {"items": items, "next_cursor": next_cursor}}
 
 
 def test_a_list_that_is_refused_in_its_middle_goes_on_from_there(library: Library) -> None:
@@ -186,183 +127,6 @@ def test_a_gallery_that_failed_is_not_said_to_be_empty(library: Library) -> None
     expect(page.get_by_text("Nothing is public yet.")).to_have_count(0)
 
 
-# sockets
-
-
-def test_changes_show_also_while_the_socket_is_blocked(library: Library) -> None:
-    page = library.joined().page
-    line = Line(page)
-    expect_live(page)
-    line.cut()
-    expect_away(page)
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    expect_away(page)
-
-
-def test_changes_show_also_while_the_handshake_hangs(library: Library) -> None:
-    """Which is not said before it is given up, and begun again."""
-    page = library.joined().page
-    page.add_init_script("""
-        window.handshakes = 0;
-        window.WebSocket = class {
-            constructor() { window.handshakes += 1; }
-            close() { this.onclose?.({ code: 1006 }); }
-        };
-    """)
-    page.reload()
-    expect(page.get_by_text("Connecting …")).to_be_visible()
-    expect_away(page)
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    seen(page, lambda: page.evaluate("window.handshakes") > 1)
-
-
-def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library: Library) -> None:
-    tab = library.joined()
-    page = tab.page
-    line = Line(page, deaf=True)
-    expect_live(page)
-    upload(page, "one.jpg")
-    expect(item(page, "one.jpg")).to_contain_text("waiting")
-    wait_until(lambda: library.sql("SELECT status FROM media_items") == "ready")
-    line.deaf = False
-    tab.context.set_offline(True)
-    tab.context.set_offline(False)
-    expect_ready(page, "one.jpg")
-    seen(page, lambda: len(line.sockets) == 2)
-    upload(page, "two.jpg")
-    expect_ready(page, "two.jpg")
-
-
-def test_a_socket_that_fell_silent_is_opened_anew(library: Library) -> None:
-    """Once the tab is looked at, as after a machine has slept, and one that was heard of lately stays;
-    and after a while where nobody looks up."""
-    page = library.joined().page
-    page.clock.install()
-    line = Line(page, deaf=True)
-    expect_live(page)
-    with page.expect_response(LIST):
-        page.evaluate(LOOKED_AT)
-    assert len(line.sockets) == 1
-    page.clock.fast_forward(31_000)
-    page.evaluate(LOOKED_AT)
-    seen(page, lambda: len(line.sockets) == 2)
-    upload(page, "one.jpg")
-    expect(item(page, "one.jpg")).to_contain_text("waiting")
-    wait_until(lambda: library.sql("SELECT status FROM media_items") == "ready")
-    line.deaf = False
-    page.clock.run_for(100_000)
-    expect_ready(page, "one.jpg")
-    assert len(line.sockets) == 3
-
-
-def test_nothing_is_said_to_be_away_beside_a_socket_that_is_back(library: Library) -> None:
-    page = library.joined().page
-    line = Line(page)
-    expect_live(page)
-    page.route(LIST, answering(**BUSY))
-    line.cut()
-    expect(page.get_by_role("alert")).to_contain_text("The service is busy.")
-    line.blocked = False
-    expect_live(page)
-    page.unroute(LIST)
-    expect(page.get_by_role("alert")).to_have_count(0)
-
-
-# uploads
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("library", [SHIPPED], indirect=True, ids=["shipped"])
-def test_many_files_end_ready_at_the_rates_that_are_shipped(library: Library) -> None:
-    page = library.joined().page
-    upload(page, *(f"{number}.txt" for number in range(80)), content=b"Dear Charles")
-    ready = page.locator('.item[data-status="ready"]')
-    expect(ready).to_have_count(80, timeout=200_000)
-    expect(page.locator(".upload")).to_have_count(0)
-    assert library.sql("SELECT count(*) FROM media_items") == "80"
-
-
-def test_no_upload_is_given_up_while_the_service_is_busy(library: Library) -> None:
-    """However often it says so, and no sooner than it wants to be asked."""
-    page = library.joined().page
-    times: list[float] = []
-
-    def refuse(route: Route) -> None:
-        times.append(monotonic())
-        route.fulfill(**BUSY, headers={"Retry-After": "2"})
-
-    page.route(UPLOADS, refuse, times=6)
-    upload(page, "one.jpg")
-    expect(item(page, "one.jpg").locator("img")).to_be_visible(timeout=90_000)
-    assert all(after - before > 1.9 for before, after in pairwise(times))
-
-
-def test_uploads_go_on_after_another_login(library: Library) -> None:
-    page = library.joined().page
-    held = Held()
-    page.route(UPLOADS, held)
-    names = [f"{number}.jpg" for number in range(6)]
-    upload(page, *names)
-    held.wait(page, 3)
-    library.sql("DELETE FROM tokens")
-    for route in held.routes:
-        route.continue_()
-    page.unroute(UPLOADS)
-    expect(page.get_by_role("alert")).to_contain_text("Your login has ended.")
-    log_in(page, "ada@example.org")
-    for name in names:
-        expect_ready(page, name)
-
-
-def test_a_file_that_is_too_large_is_not_sent(library: Library) -> None:
-    page = library.joined().page
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.method))
-    upload(page, "large.bin", content=bytes(16 * 1024 * 1024 + 1))
-    row = page.locator(".upload")
-    expect(row).to_contain_text("16,777,217 bytes")
-    expect(row).to_contain_text("at most 16 MiB (16,777,216 bytes)")
-    assert "POST" not in sent
-
-
-def drag(page: Page, kind: str, *paths: Path) -> None:
-    """Files of this machine over the middle of a page, as its window system has it."""
-    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    event = {"type": kind, "x": 640, "y": 600, "data": data}
-    session = page.context.new_cdp_session(page)
-    session.send("Input.dispatchDragEvent", event)
-    session.detach()
-
-
-def test_files_dropped_beside_the_box_are_uploaded(library: Library, tmp_path: Path) -> None:
-    """And what is in a folder is not, which is said."""
-    page = library.joined().page
-    letter, folder = tmp_path / "letter.txt", tmp_path / "letters"
-    letter.write_text("Dear Charles")
-    folder.mkdir()
-    (folder / "another.txt").write_text("Dear Mary")
-    for kind in ("dragEnter", "dragOver", "drop"):
-        drag(page, kind, letter, folder)
-    expect(page.get_by_role("alert")).to_contain_text("Folders are not uploaded")
-    expect(item(page, "letter.txt")).to_have_attribute("data-status", "ready")
-    expect(page.locator(".item")).to_have_count(1)
-    expect(page.locator(".upload")).to_have_count(0)
-
-
-def test_the_box_shows_that_files_are_dragged_until_they_have_left(
-    library: Library, tmp_path: Path
-) -> None:
-    page = library.joined().page
-    box = page.locator(".drop")
-    (tmp_path / "letter.txt").write_text("Dear Charles")
-    for kind, over in (("dragEnter", "false"), ("dragOver", "true"), ("dragCancel", "false")):
-        drag(page, kind, tmp_path / "letter.txt")
-        expect(box).to_have_attribute("data-over", over)
-    expect(page.locator(".upload")).to_have_count(0)
-
-
 # logins and forms
 
 
@@ -421,11 +185,6 @@ def test_a_browser_that_does_not_copy_is_told_of(library: Library) -> None:
 
 
 # the gallery
-
-
-def public(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
-    items = [{"id": t, "title": t, "url": f"/media/{t}/{t}", "size": 1} for t in titles]
-    return {"json": {"items": items, "next_cursor": next_cursor}}
 
 
 def two_pages(route: Route) -> None:

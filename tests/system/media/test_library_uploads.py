@@ -1,0 +1,115 @@
+"""Uploads in a browser that are refused, too large, dropped, slow or stopped."""
+
+from itertools import pairwise
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from library import (
+    BUSY,
+    UPLOADS,
+    Held,
+    Library,
+    expect_live,
+    expect_ready,
+    item,
+    log_in,
+    seen,
+    upload,
+)
+
+pytestmark = pytest.mark.browser
+
+SHIPPED: dict[str, str] = {}  # rates
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("library", [SHIPPED], indirect=True, ids=["shipped"])
+def test_many_files_end_ready_at_the_rates_that_are_shipped(library: Library) -> None:
+    page = library.joined().page
+    upload(page, *(f"{number}.txt" for number in range(80)), content=b"Dear Charles")
+    ready = page.locator('.item[data-status="ready"]')
+    expect(ready).to_have_count(80, timeout=200_000)
+    expect(page.locator(".upload")).to_have_count(0)
+    assert library.sql("SELECT count(*) FROM media_items") == "80"
+
+
+def test_no_upload_is_given_up_while_the_service_is_busy(library: Library) -> None:
+    """However often it says so, and no sooner than it wants to be asked."""
+    page = library.joined().page
+    times: list[float] = []
+
+    def refuse(route: Route) -> None:
+        times.append(monotonic())
+        route.fulfill(**BUSY, headers={"Retry-After": "2"})
+
+    page.route(UPLOADS, refuse, times=6)
+    upload(page, "one.jpg")
+    expect(item(page, "one.jpg").locator("img")).to_be_visible(timeout=90_000)
+    assert all(after - before > 1.9 for before, after in pairwise(times))
+
+
+def test_uploads_go_on_after_another_login(library: Library) -> None:
+    page = library.joined().page
+    held = Held()
+    page.route(UPLOADS, held)
+    names = [f"{number}.jpg" for number in range(6)]
+    upload(page, *names)
+    held.wait(page, 3)
+    library.sql("DELETE FROM tokens")
+    for route in held.routes:
+        route.continue_()
+    page.unroute(UPLOADS)
+    expect(page.get_by_role("alert")).to_contain_text("Your login has ended.")
+    log_in(page, "ada@example.org")
+    for name in names:
+        expect_ready(page, name)
+
+
+def test_a_file_that_is_too_large_is_not_sent(library: Library) -> None:
+    page = library.joined().page
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    upload(page, "large.bin", content=bytes(16 * 1024 * 1024 + 1))
+    row = page.locator(".upload")
+    expect(row).to_contain_text("16,777,217 bytes")
+    expect(row).to_contain_text("at most 16 MiB (16,777,216 bytes)")
+    assert "POST" not in sent
+
+
+def drag(page: Page, kind: str, *paths: Path) -> None:
+    """Files of this machine over the middle of a page, as its window system has it."""
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    event = {"type": kind, "x": 640, "y": 600, "data": data}
+    session = page.context.new_cdp_session(page)
+    session.send("Input.dispatchDragEvent", event)
+    session.detach()
+
+
+def test_files_dropped_beside_the_box_are_uploaded(library: Library, tmp_path: Path) -> None:
+    """And what is in a folder is not, which is said."""
+    page = library.joined().page
+    letter, folder = tmp_path / "letter.txt", tmp_path / "letters"
+    letter.write_text("Dear Charles")
+    folder.mkdir()
+    (folder / "another.txt").write_text("Dear Mary")
+    for kind in ("dragEnter", "dragOver", "drop"):
+        drag(page, kind, letter, folder)
+    expect(page.get_by_role("alert")).to_contain_text("Folders are not uploaded")
+    expect(item(page, "letter.txt")).to_have_attribute("data-status", "ready")
+    expect(page.locator(".item")).to_have_count(1)
+    expect(page.locator(".upload")).to_have_count(0)
+
+
+def test_the_box_shows_that_files_are_dragged_until_they_have_left(
+    library: Library, tmp_path: Path
+) -> None:
+    page = library.joined().page
+    box = page.locator(".drop")
+    (tmp_path / "letter.txt").write_text("Dear Charles")
+    for kind, over in (("dragEnter", "false"), ("dragOver", "true"), ("dragCancel", "false")):
+        drag(page, kind, tmp_path / "letter.txt")
+        expect(box).to_have_attribute("data-over", over)
+    expect(page.locator(".upload")).to_have_count(0)
