@@ -1,8 +1,10 @@
 """A site with a library, and what people do there."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, Route, expect
@@ -105,6 +107,15 @@ def upload(page: Page, *names: str, content: bytes = PHOTOGRAPH) -> None:
     page.locator("#files").set_input_files(files)  # type: ignore[arg-type]
 
 
+def too_large(directory: Path, *names: str) -> list[Path]:
+    """Files with one byte more than are taken, which no disk has to hold."""
+    paths = [directory / name for name in names]
+    for path in paths:
+        path.touch()
+        os.truncate(path, 16 * 1024 * 1024 + 1)
+    return paths
+
+
 def item(page: Page, title: str) -> Any:
     return page.locator(".item", has=page.get_by_role("heading", name=title, exact=True))
 
@@ -158,11 +169,13 @@ class Held:
 
 
 def public(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
+    """An answer: a page of the gallery."""
     items = [{"id": t, "title": t, "url": f"/media/{t}/{t}", "size": 1} for t in titles]
     return {"json": {"items": items, "next_cursor": next_cursor}}
 
 
 def own(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
+    """An answer: a page of somebody's items."""
     more = {"status": "ready", "created_at": "2026-07-01T12:00:00Z", "public": False}
     items = [{**item, **more} for item in public(*titles)["json"]["items"]]
     return {"json": {"items": items, "next_cursor": next_cursor}}

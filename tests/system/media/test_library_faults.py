@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from deployments import PASSWORD
 from library import (
@@ -33,6 +33,11 @@ from servers import wait_until
 
 pytestmark = pytest.mark.browser
 
+COUNT_REVOKED = """() => {
+    const revoke = URL.revokeObjectURL
+    window.revoked = 0
+    URL.revokeObjectURL = address => { window.revoked += 1; revoke.call(URL, address) }
+}"""
 CUT_OFF: dict[str, Any] = {"status": 200, "content_type": "application/json", "body": '{"items": ['}
 
 
@@ -74,8 +79,9 @@ def test_a_list_that_is_refused_in_its_middle_goes_on_from_there(library: Librar
     page.route(LIST, pages)
     page.reload()
     expect(page.locator(".item")).to_have_count(2)
-    page.get_by_role("button", name="Show more").click()
+    page.get_by_role("button", name="Show more").press("Enter")
     expect(page.locator(".item")).to_have_count(3)
+    expect(page.get_by_role("button", name="Details of c")).to_be_focused()  # the first that came
     (before, _), (after, second) = pages.asked[pages.refused - 1 : pages.refused + 1]
     assert second
     assert after - before > 1.9
@@ -97,18 +103,126 @@ def test_a_list_that_waits_is_given_up_for_another_login(library: Library) -> No
 def test_an_item_that_is_ready_is_shown_also_where_asking_for_it_is_refused(
     library: Library,
 ) -> None:
+    """Also where a list was under way meanwhile, which may be from before."""
     page = library.joined().page
     page.route(ITEM, answering(**BUSY))
     upload(page, "one.jpg")
     expect_ready(page, "one.jpg")
     expect_live(page)
+    held = Held()
+    page.route(LIST, held)
+    page.evaluate(LOOKED_AT)
+    held.wait(page)
+    upload(page, "two.jpg")
+    ready = "SELECT count(*) FROM media_items WHERE status = 'ready'"
+    wait_until(lambda: library.sql(ready) == "2")
+    page.wait_for_timeout(2500)  # longer than it waits after a refusal
+    page.unroute(LIST)
+    held.routes[0].fulfill(**own())
+    expect_ready(page, "two.jpg")
 
 
-def test_a_preview_that_failed_is_asked_for_again(library: Library) -> None:
+def test_what_was_deleted_elsewhere_does_not_come_back(library: Library) -> None:
+    """With an answer from before; nor by an undo, which says so."""
+    tab = library.joined()
+    page = tab.page
+    upload(page, "two.jpg")
+    expect_ready(page, "two.jpg")
+    uploaded(page, "one.jpg")
+    page.keyboard.press("Escape")
+    page.evaluate(SLOW_TIMERS)
+    item(page, "two.jpg").get_by_role("button").click()
+    page.get_by_role("button", name="Delete").click()
+    late: list[Callable[[], None]] = []
+
+    def hold(route: Route) -> None:
+        answer = route.fetch()
+        late.append(lambda: route.fulfill(response=answer))
+
+    page.route(ITEM, hold, times=1)
+    other = library.second(tab)
+    item(other, "one.jpg").get_by_role("button").click()
+    other.get_by_label("Title").fill("Sunrise")
+    other.get_by_role("button", name="Rename").click()
+    seen(page, lambda: bool(late))
+    for title in ("Sunrise", "two.jpg"):
+        other.keyboard.press("Escape")
+        item(other, title).get_by_role("button").click()
+        other.get_by_role("button", name="Delete").click()
+    other.goto("about:blank")  # and what may be undone there no longer is
+    expect(page.locator(".item")).to_have_count(0)
+    late[0]()
+    page.wait_for_timeout(500)
+    assert page.locator(".item").count() == 0
+    wait_until(lambda: library.sql("SELECT count(*) FROM media_items") == "0")
+    with page.expect_response(LIST):
+        page.evaluate(LOOKED_AT)
+    page.wait_for_timeout(200)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("alert")).to_contain_text("two.jpg cannot be brought back")
+    expect(page.locator(".item")).to_have_count(0)
+
+
+def test_a_page_that_is_left_open_keeps_no_more_than_it_shows(library: Library) -> None:
+    """Neither items that push others behind its end, nor pictures of what is gone."""
     page = library.joined().page
-    page.route("**/thumbnail", lambda route: route.abort(), times=1)
     upload(page, "one.jpg")
     expect_ready(page, "one.jpg")
+    page.evaluate(COUNT_REVOKED)
+    page.route(LIST, answering(**own(*map(str, range(100)))))
+    page.evaluate(LOOKED_AT)
+    items = page.locator(".item")
+    expect(items).to_have_count(100)
+    expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+    assert page.evaluate("window.revoked") == 1
+    upload(page, "new.txt", content=b"Dear Charles")
+    expect(items.first).to_contain_text("new.txt")
+    expect(page.get_by_role("button", name="Show more")).to_be_visible()
+    expect(items).to_have_count(100)
+
+
+def test_a_preview_that_does_not_come_is_asked_for_less_and_less_often(library: Library) -> None:
+    """Also one that is public, which the browser fetches by itself."""
+    page, visitor = library.joined().page, library.tab("login").page
+    for each in (page, visitor):
+        each.clock.install()
+        each.reload()
+    refused: list[str] = []
+
+    def refuse(route: Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(**BUSY)
+
+    hanging = Held()
+    page.route("**/thumbnail", refuse)
+    page.route("**/thumbnail", hanging, times=1)
+    upload(page, "one.jpg")
+    hanging.wait(page)
+    let_pass(page, minutes=10)
+    assert 3 < len(refused) < 12
+    page.unroute_all()
+    let_pass(page, minutes=8)
+    expect_ready(page, "one.jpg")
+    item(page, "one.jpg").get_by_role("button").click()
+    page.get_by_label("Public").check()
+    expect(item(page, "one.jpg")).to_contain_text("public")
+
+    refused.clear()
+    visitor.route("**/thumbnail", refuse, times=3)
+    visitor.get_by_role("link", name="Gallery").click()
+    expect(item(visitor, "one.jpg")).to_be_visible()
+    seen(visitor, lambda: len(refused) == 1)
+    let_pass(visitor, minutes=3)
+    expect_ready(visitor, "one.jpg")
+    expect(visitor.locator(".item img")).to_have_js_property("naturalWidth", 320)
+    assert len(refused) == 3
+
+
+def let_pass(page: Page, *, minutes: int) -> None:
+    """Time of its clock, and a little of ours after each part, for answers."""
+    for _ in range(2 * minutes):
+        page.clock.run_for(30_000)
+        page.wait_for_timeout(50)
 
 
 def test_a_key_list_that_failed_is_no_promise(library: Library) -> None:
@@ -164,6 +278,7 @@ def test_what_a_form_that_was_left_is_told_does_not_show_on_another(library: Lib
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Make it").click()
     held.wait(page)
+    expect(page.get_by_role("button", name="Make it")).to_be_focused()
     page.get_by_role("link", name="I have one").click()
     expect(page.get_by_role("button", name="Log in")).to_be_enabled()
     with page.expect_response("**/api/accounts"):
@@ -202,20 +317,28 @@ def test_show_more_pressed_twice_shows_nothing_twice(library: Library) -> None:
     expect(page.locator(".item")).to_have_count(3)
 
 
-def test_a_look_that_answers_after_show_more_takes_nothing_away(library: Library) -> None:
+def test_a_gallery_is_read_on(library: Library) -> None:
+    """A look that answers only then takes nothing away. What did not come comes later, and has the
+    focus then."""
     page = library.tab("login").page
     page.clock.install()
     page.reload()
     page.route(GALLERY, two_pages)
     page.get_by_role("link", name="Gallery").click()
     expect(page.locator(".item")).to_have_count(2)
-    held = Held()
-    page.route(GALLERY, held, times=1)
+    late = Held()
+    page.route(GALLERY, late, times=1)
     page.clock.run_for(31_000)
-    held.wait(page)
-    page.get_by_role("button", name="Show more").click()
-    expect(page.locator(".item")).to_have_count(3)
+    late.wait(page)
+    page.route(GALLERY, answering(**BUSY), times=1)
+    page.get_by_role("button", name="Show more").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("The service is busy.")
+    expect(page.locator(".item")).to_have_count(2)
     with page.expect_response(GALLERY):
-        two_pages(held.routes[0])
+        late.routes[0].fulfill(**public("a"))
     page.wait_for_timeout(200)
+    expect(page.locator(".item")).to_have_count(2)
+    page.clock.run_for(31_000)
     expect(page.locator(".item")).to_have_count(3)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_role("link", name="c", exact=True)).to_be_focused()

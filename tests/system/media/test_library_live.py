@@ -79,6 +79,31 @@ def test_changes_show_also_while_the_handshake_hangs(library: Library) -> None:
     seen(page, lambda: page.evaluate("window.handshakes") > 1)
 
 
+def test_handshakes_that_fail_are_tried_less_and_less_often(library: Library) -> None:
+    page = library.joined().page
+    page.clock.install()
+    page.add_init_script("""
+        window.handshakes = [];
+        window.WebSocket = class {
+            constructor() {
+                window.handshakes.push(Date.now());
+                setTimeout(() => this.onclose({ code: 1006 }));
+            }
+            close() {}
+        };
+    """)
+    page.reload()
+    expect_away(page)
+    for _ in range(50):
+        page.clock.run_for(1000)
+        page.wait_for_timeout(20)  # for answers
+    times = page.evaluate("window.handshakes")
+    waits = [after - before for before, after in pairwise(times)]
+    assert len(waits) >= 5
+    assert all(wait >= 500 * 2**n for n, wait in enumerate(waits[:4])), waits
+    assert all(7500 <= wait < 20_000 for wait in waits[4:]), waits
+
+
 def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library: Library) -> None:
     tab = library.joined()
     page = tab.page
@@ -97,8 +122,8 @@ def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library:
 
 
 def test_a_socket_that_fell_silent_is_opened_anew(library: Library) -> None:
-    """Once the tab is looked at, as after a machine has slept, and one that was heard of lately stays;
-    and after a while where nobody looks up."""
+    """Once the tab is looked at, as after a machine has slept, and after a while where nobody looks
+    up. One that was heard of lately stays."""
     page = library.joined().page
     page.clock.install()
     line = Line(page, deaf=True)

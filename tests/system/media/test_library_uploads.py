@@ -12,16 +12,30 @@ from library import (
     UPLOADS,
     Held,
     Library,
+    answering,
     expect_live,
     expect_ready,
     item,
     log_in,
     seen,
+    too_large,
     upload,
 )
 
 pytestmark = pytest.mark.browser
 
+# The protocol has no such event.
+DRAG_AWAY = """() => {
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File(["Dear Charles"], "letter.txt"))
+    document.body.dispatchEvent(new DragEvent("dragleave", { dataTransfer, bubbles: true }))
+}"""
+SLOW_NETWORK = {
+    "offline": False,
+    "latency": 0,
+    "downloadThroughput": -1,
+    "uploadThroughput": 100_000,  # bytes a second
+}
 SHIPPED: dict[str, str] = {}  # rates
 
 
@@ -66,13 +80,51 @@ def test_uploads_go_on_after_another_login(library: Library) -> None:
     log_in(page, "ada@example.org")
     for name in names:
         expect_ready(page, name)
+    # Who logs in then does not wait for what was to be waited for before.
+    page.route(UPLOADS, answering(**BUSY, headers={"Retry-After": "60"}), times=1)
+    upload(page, "late.jpg")
+    expect(page.locator(".upload")).to_contain_text("Trying again.")
+    page.get_by_role("button", name="Log out").click()
+    log_in(page, "ada@example.org")
+    upload(page, "soon.jpg")
+    expect_ready(page, "soon.jpg")
 
 
-def test_a_file_that_is_too_large_is_not_sent(library: Library) -> None:
+def test_an_upload_shows_how_far_it_is_and_may_be_cancelled(library: Library) -> None:
+    """One that does not move is given up. Each try has the same key."""
+    page = library.joined().page
+    page.clock.install()
+    page.reload()
+    expect_live(page)
+    keys: list[str] = []
+    page.on("request", lambda request: keys.append(request.headers.get("idempotency-key", "")))
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.send("Network.emulateNetworkConditions", SLOW_NETWORK)
+    upload(page, "large.bin", content=bytes(500_000))
+    bar = page.get_by_role("progressbar", name="Upload of large.bin")
+    seen(page, lambda: 0 < bar.evaluate("bar => bar.value") < 1)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".upload")).to_contain_text("cancelled")
+    network.send("Network.emulateNetworkConditions", SLOW_NETWORK | {"uploadThroughput": -1})
+    held = Held()
+    page.route(UPLOADS, held, times=1)
+    page.get_by_role("button", name="Retry").click()
+    held.wait(page)
+    page.clock.run_for(61_000)
+    expect(item(page, "large.bin")).to_have_attribute("data-status", "ready")
+    expect(page.locator(".upload")).to_have_count(0)
+    assert library.sql("SELECT count(*) FROM media_items") == "1"
+    sent = [key for key in keys if key]
+    assert len(sent) == 3
+    assert len(set(sent)) == 1
+
+
+def test_a_file_that_is_too_large_is_not_sent(library: Library, tmp_path: Path) -> None:
     page = library.joined().page
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
-    upload(page, "large.bin", content=bytes(16 * 1024 * 1024 + 1))
+    page.locator("#files").set_input_files(too_large(tmp_path, "large.bin"))
     row = page.locator(".upload")
     expect(row).to_contain_text("16,777,217 bytes")
     expect(row).to_contain_text("at most 16 MiB (16,777,216 bytes)")
@@ -109,7 +161,9 @@ def test_the_box_shows_that_files_are_dragged_until_they_have_left(
     page = library.joined().page
     box = page.locator(".drop")
     (tmp_path / "letter.txt").write_text("Dear Charles")
-    for kind, over in (("dragEnter", "false"), ("dragOver", "true"), ("dragCancel", "false")):
+    for kind, over in (("dragEnter", "false"), ("dragOver", "true")):
         drag(page, kind, tmp_path / "letter.txt")
         expect(box).to_have_attribute("data-over", over)
+    page.evaluate(DRAG_AWAY)
+    expect(box).to_have_attribute("data-over", "false")
     expect(page.locator(".upload")).to_have_count(0)
