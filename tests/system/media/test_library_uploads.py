@@ -7,12 +7,14 @@ from time import monotonic
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from browser import screenshot
 from library import (
     BUSY,
     UPLOADS,
     Held,
     Library,
     answering,
+    expect_away,
     expect_live,
     expect_ready,
     item,
@@ -88,6 +90,37 @@ def test_uploads_go_on_after_another_login(library: Library) -> None:
     log_in(page, "ada@example.org")
     upload(page, "soon.jpg")
     expect_ready(page, "soon.jpg")
+
+
+def test_a_server_that_is_restarted_under_it_loses_no_upload(library: Library) -> None:
+    """What was chosen meanwhile is sent as soon as it is back, and is there once."""
+    page = library.joined().page
+    library.web.stop()
+    expect_away(page)
+    upload(page, "patient.jpg")
+    expect(page.locator(".upload")).to_contain_text("Trying again.")
+    screenshot(page, "library-away")
+    library.web.start(wait=None)
+    expect_ready(page, "patient.jpg")
+    expect_live(page)
+    assert library.sql("SELECT count(*) FROM media_items") == "1"
+
+
+def test_an_upload_that_was_cancelled_is_retried_under_its_key(library: Library) -> None:
+    page = library.joined().page
+    keys: list[str] = []
+    page.on("request", lambda r: keys.append(r.headers.get("idempotency-key", "")))
+    library.web.stop()
+    upload(page, "changed my mind.jpg")
+    expect(page.locator(".upload")).to_contain_text("Trying again.")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".upload")).to_contain_text("cancelled")
+    library.web.start(wait=None)
+    expect_live(page)
+    assert library.sql("SELECT count(*) FROM media_items") == "0"
+    page.get_by_role("button", name="Retry").click()
+    expect_ready(page, "changed my mind.jpg")
+    assert len(set(filter(None, keys))) == 1
 
 
 def test_an_upload_shows_how_far_it_is_and_may_be_cancelled(library: Library) -> None:
