@@ -2,11 +2,13 @@
 // asks for it again.
 
 import { html, nothing, render, svg } from "lit-html";
+import { live } from "lit-html/directives/live.js";
 import { repeat } from "lit-html/directives/repeat.js";
 import { Backoff, pause } from "./common/backoff.js";
 import { bytes, duration, number, percent } from "./common/format.js";
 import { request } from "./common/request.js";
 import { Plot, sparkline } from "./operations/charts.js";
+import { figures } from "./operations/figures.js";
 import { hear, oldSeconds } from "./operations/replicas.js";
 import { Samples } from "./operations/series.js";
 import { isStale, listed, verdict, words, worst } from "./operations/verdict.js";
@@ -40,96 +42,12 @@ function fresh(refusal = "") {
   };
 }
 
-const figures = [
-  {
-    title: "Requests a second",
-    lines: [
-      { label: "answered", colour: "good", format: (v) => number(v) },
-      { label: "client's mistakes", colour: "warn", format: (v) => number(v) },
-      { label: "failed", colour: "bad", format: (v) => number(v) },
-    ],
-    columns: (s) => [
-      sum(s.rate("requests_2xx"), s.rate("requests_3xx"), s.rate("requests_1xx")),
-      s.rate("requests_4xx"),
-      s.rate("requests_5xx"),
-    ],
-    least: 1,
-  },
-  {
-    title: "Failed requests, share",
-    lines: [{ label: "failed", colour: "bad", format: percent }],
-    columns: (s) => {
-      const failed = s.rate("requests_5xx");
-      const all = sum(failed, ...[1, 2, 3, 4].map((n) => s.rate(`requests_${n}xx`)));
-      return [failed.map((value, i) => (all[i] ? (100 * value) / all[i] : value && 0))];
-    },
-    least: 1,
-  },
-  {
-    title: "Time to answer",
-    lines: [
-      { label: "half within", colour: "good", format: duration },
-      { label: "95 % within", colour: "accent", format: duration },
-      { label: "99 % within", colour: "warn", format: duration },
-    ],
-    columns: (s) => [0.5, 0.95, 0.99].map((share) => s.percentile(share)),
-    least: 0.01,
-  },
-  {
-    title: "Database connections",
-    lines: [
-      { label: "in use", colour: "accent", format: (v) => number(v, 0) },
-      { label: "of", colour: "quiet", format: (v) => number(v, 0), dash: [4, 4] },
-    ],
-    columns: (s) => [s.column("pool_in_use"), s.column("pool_size")],
-    least: 1,
-  },
-  {
-    title: "Jobs",
-    lines: [
-      { label: "waiting", colour: "accent", format: (v) => number(v, 0) },
-      { label: "running", colour: "good", format: (v) => number(v, 0) },
-      { label: "failed", colour: "bad", format: (v) => number(v, 0) },
-    ],
-    columns: (s) => ["todo", "doing", "failed"].map((status) => s.column(`jobs_${status}`)),
-    least: 4,
-  },
-  {
-    title: "Oldest waiting job",
-    lines: [{ label: "for", colour: "warn", format: duration }],
-    columns: (s) => [s.column("oldest_job_seconds")],
-    least: 1,
-  },
-  {
-    title: "CPU, memory and disk, of what may be used",
-    lines: [
-      { label: "CPU", colour: "accent", format: percent },
-      { label: "memory", colour: "good", format: percent },
-      { label: "disk", colour: "warn", format: percent },
-    ],
-    columns: (s) => ["cpu", "memory", "disk"].map((name) => s.column(`${name}_percent`)),
-    least: 10,
-  },
-  {
-    title: "Event loop, longest lag",
-    lines: [{ label: "late by", colour: "warn", format: duration }],
-    columns: (s) => [s.column("loop_lag_seconds")],
-    least: 0.01,
-  },
-];
-
-function sum(...columns) {
-  return columns[0].map((_, i) => {
-    const known = columns.map((column) => column[i]).filter((value) => value != null);
-    return known.length ? known.reduce((a, b) => a + b, 0) : null;
-  });
-}
-
 // --- asking -----------------------------------------------------------------------------------
 
 async function open(event) {
   event.preventDefault();
   const own = state;
+  if (own.asking) return;
   const token = event.target.elements.token.value.trim();
   Object.assign(own, { asking: true, refusal: "" });
   draw();
@@ -151,32 +69,32 @@ async function open(event) {
 }
 
 async function look(own, token) {
-  const { data } = await request("GET", "/api/operations/health", { token }).catch((error) => {
+  const report = await request("GET", "/api/operations/health", { token }).catch((error) => {
     // 503 is also how an unhealthy service reports.
-    if (error.status === 503 && error.data?.checks) return error;
+    if (error.status === 503 && error.data?.checks) return error.data;
     throw error;
   });
-  hear(own.replicas, data);
-  if (!own.replicas.has(own.shown)) own.shown = data.replica;
+  hear(own.replicas, report);
+  if (!own.replicas.has(own.shown)) own.shown = report.replica;
 }
 
 async function lookBack({ replicas, token }) {
   // Whoever answers: nobody knows beforehand. So all is asked for until every replica has some.
   const since = Math.min(...[...replicas.values()].map(({ samples }) => samples.newest));
-  const { data } = await request("GET", `/api/operations/history?since=${since}`, { token });
-  const replica = replicas.get(data.replica);
+  const { replica: name, now, columns } = await request("GET", `/api/operations/history?since=${since}`, { token });
+  const replica = replicas.get(name);
   if (!replica) return;
-  if (data.now < replica.samples.newest) replica.samples = new Samples(); // its clock was set back
-  else if (replica.samples.length || !since) replica.samples.add(data.columns, data.now);
+  if (now < replica.samples.newest) replica.samples = new Samples(); // its clock was set back
+  else if (replica.samples.length || !since) replica.samples.add(columns, now);
 }
 
 async function lookAtJobs(own) {
   const asked = performance.now();
   try {
     const path = `/api/operations/jobs?status=failed&limit=${listed}`;
-    const { data } = await request("GET", path, { token: own.token });
+    const { items } = await request("GET", path, { token: own.token });
     // One that was asked for before, and comes only now, has jobs that are discarded.
-    if (asked > own.jobsAskedAt) Object.assign(own, { jobs: data.items, jobsAskedAt: asked });
+    if (asked > own.jobsAskedAt) Object.assign(own, { jobs: items, jobsAskedAt: asked });
     own.jobsProblem = "";
   } catch (error) {
     own.jobsProblem = error.message;
@@ -213,6 +131,7 @@ function close(refusal) {
 
 async function change(job, { name, method, path, done }) {
   const own = state;
+  if (own.busy.has(job.id)) return;
   const row = own.jobs.findIndex(({ id }) => id === job.id);
   own.busy.add(job.id);
   draw();
@@ -236,7 +155,7 @@ function retry(job) {
 }
 
 function discard(job) {
-  if (confirm(`Discard job ${job.id} (${job.task})? What it was to do is never done.`)) {
+  if (!state.busy.has(job.id) && confirm(`Discard job ${job.id} (${job.task})? What it was to do is never done.`)) {
     change(job, { name: "discard", method: "DELETE", path: "", done: "is discarded" });
   }
 }
@@ -252,7 +171,7 @@ function entrance() {
       <input id="token" name="token" type="password" autocomplete="off" required
         aria-describedby="refusal" aria-invalid=${state.refusal ? "true" : "false"}>
       <p id="refusal" class="mistake" role="alert">${state.refusal}</p>
-      <button ?disabled=${state.asking}>Show</button>
+      <button aria-disabled=${state.asking}>Show</button>
     </form>`;
 }
 
@@ -298,7 +217,7 @@ function workersTable(workers) {
 }
 
 function jobsTable() {
-  if (!state.jobs && state.jobsProblem) return nothing;
+  if (!state.jobs?.length && state.jobsProblem) return nothing; // nobody knows of any, or of none
   if (!state.jobs) return html`<p>Looking …</p>`;
   if (!state.jobs.length) return html`<p>None. What a job could not do is listed here with its reason.</p>`;
   return html`
@@ -314,9 +233,9 @@ function jobsTable() {
             <td>${job.attempts}</td>
             <td>${job.reason}</td>
             <td class="actions">
-              <button name="retry" ?disabled=${state.busy.has(job.id)}
+              <button name="retry" aria-disabled=${state.busy.has(job.id)}
                 @click=${() => retry(job)}>Retry<span class="unseen"> job ${job.id}</span></button>
-              <button name="discard" class="quiet" ?disabled=${state.busy.has(job.id)}
+              <button name="discard" class="quiet" aria-disabled=${state.busy.has(job.id)}
                 @click=${() => discard(job)}>Discard<span class="unseen"> job ${job.id}</span></button>
             </td>
           </tr>`)}</tbody>
@@ -345,12 +264,13 @@ function choice() {
     state.shown = event.target.value;
     draw();
   };
+  const heard = [...state.replicas.values()].filter(({ isOld }) => !isOld).length;
   return html`
     <p class="choice">
       <label for="replica">Replica</label>
       <select id="replica" @change=${choose}>${repeat([...state.replicas.keys()].sort(), (name) => name, (name) => html`
-        <option value=${name} ?selected=${name === state.shown}>${name}</option>`)}</select>
-      Checks, plots and workers are those of one; ${state.replicas.size} answer in turn.
+        <option value=${name} .selected=${live(name === state.shown)}>${name}</option>`)}</select>
+      Checks, plots and workers are those of one; ${heard === 1 ? "one answers" : `${heard} answer in turn`}.
     </p>`;
 }
 

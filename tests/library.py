@@ -1,16 +1,19 @@
 """A site with a library, and what people do there."""
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from browser import Tab
 from deployments import PASSWORD, Deployment
 from nginx import Nginx
 from pictures import halves, saved
-from servers import Postgresql, RedisServer, Web, Worker
+from servers import Postgresql, RedisServer, Web, Worker, wait_until
 
 PHOTOGRAPH = saved(halves((900, 600)), "JPEG")
 # For what can be undone only for some seconds.
@@ -18,6 +21,12 @@ SLOW_TIMERS = """() => {
     const begin = window.setTimeout
     window.setTimeout = (act, wait) => begin(act, wait < 5000 ? wait : 10 * wait)
 }"""
+LIST = re.compile(r"/api/media\?")
+ITEM = re.compile(r"/api/media/[^?]+$")
+UPLOADS = re.compile(r"/api/media$")
+GALLERY = re.compile(r"/api/public/media")
+BUSY: dict[str, Any] = {"status": 503, "json": {"detail": "The service is busy."}}
+LOOKED_AT = "document.dispatchEvent(new Event('visibilitychange'))"
 DAMAGED = b"\x89PNG\r\n\x1a\n and no more"
 
 
@@ -98,6 +107,15 @@ def upload(page: Page, *names: str, content: bytes = PHOTOGRAPH) -> None:
     page.locator("#files").set_input_files(files)  # type: ignore[arg-type]
 
 
+def too_large(directory: Path, *names: str) -> list[Path]:
+    """Files with one byte more than are taken, which no disk has to hold."""
+    paths = [directory / name for name in names]
+    for path in paths:
+        path.touch()
+        os.truncate(path, 16 * 1024 * 1024 + 1)
+    return paths
+
+
 def item(page: Page, title: str) -> Any:
     return page.locator(".item", has=page.get_by_role("heading", name=title, exact=True))
 
@@ -121,3 +139,43 @@ def expect_live(page: Page) -> None:
 
 def expect_away(page: Page) -> None:
     expect(page.get_by_text("Live updates are away")).to_be_visible()
+
+
+def seen(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait for something that happens while the page is driven."""
+
+    def now() -> bool:
+        page.wait_for_timeout(20)
+        return condition()
+
+    wait_until(now)
+
+
+def answering(**answer: Any) -> Callable[[Route], None]:
+    return lambda route: route.fulfill(**answer)
+
+
+class Held:
+    """Requests that are answered when the test wants."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+
+    def __call__(self, route: Route) -> None:
+        self.routes.append(route)
+
+    def wait(self, page: Page, count: int = 1) -> None:
+        seen(page, lambda: len(self.routes) >= count)
+
+
+def public(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
+    """An answer: a page of the gallery."""
+    items = [{"id": t, "title": t, "url": f"/media/{t}/{t}", "size": 1} for t in titles]
+    return {"json": {"items": items, "next_cursor": next_cursor}}
+
+
+def own(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
+    """An answer: a page of somebody's items."""
+    more = {"status": "ready", "created_at": "2026-07-01T12:00:00Z", "public": False}
+    items = [{**item, **more} for item in public(*titles)["json"]["items"]]
+    return {"json": {"items": items, "next_cursor": next_cursor}}

@@ -37,3 +37,8 @@ export function percent(value) {
 export function exactly(count) {
   return `${bytes(count)} (${number(count, 0)} bytes)`;
 }
+
+// A date of the service's, or nothing.
+export function moment(text) {
+  return text ? new Date(text).toLocaleString() : "";
+}

@@ -31,6 +31,7 @@ export function serverTime() {
   return Date.now() + offset;
 }
 
+// What was answered, from JSON; null where there is nothing to say. Raises a Problem.
 export async function request(method, path, options = {}) {
   const { token, json, form, headers = {}, ...more } = options;
   const sent = new Headers(headers);
@@ -56,7 +57,7 @@ export async function request(method, path, options = {}) {
     throw new Problem(status, data?.detail || response.statusText || `The answer was ${status}.`, { data, retryAfter });
   }
   if (!data && status !== 204) throw unreadable();
-  return { status, data, headers: response.headers };
+  return data;
 }
 
 async function content(response) {

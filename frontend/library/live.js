@@ -6,20 +6,23 @@ import { request } from "../common/request.js";
 const lookMilliseconds = 3000;
 const handshakeMilliseconds = 10_000;
 const silentMilliseconds = 30_000; // a socket that told nothing for so long may be dead
+const doubtMilliseconds = 60_000; // how often that is looked into where nobody looks up
 const tokenEnded = 4401;
 
+// `state` is connecting until the first handshake has come to something, then live or away.
 // Events: `change` with {id, status, progress}; `look`, when all items may have changed; `state`;
 // `ended`, when the token is no longer good.
 export class Live extends EventTarget {
   constructor() {
     super();
     this.token = "";
-    this.connected = false;
+    this.state = "connecting";
     this.heard = 0;
     addEventListener("online", () => this.#wake(0));
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") this.#wake(silentMilliseconds);
     });
+    setInterval(() => this.#doubt(), doubtMilliseconds);
   }
 
   start(token) {
@@ -34,7 +37,7 @@ export class Live extends EventTarget {
     this.token = "";
     this.#drop();
     this.#endPolling();
-    this.#is(false);
+    this.#is("connecting");
   }
 
   // While a machine slept or changed networks, a socket may have lost its other end and not know it.
@@ -45,6 +48,16 @@ export class Live extends EventTarget {
     this.backoff.reset();
     this.#drop();
     this.#connect();
+  }
+
+  // A network may also go away without a word to this machine, and no page sees the service's pings. The
+  // next socket is told what this one was not. It waits until the service knows that this one is closed:
+  // an account may have only so many.
+  #doubt() {
+    const silent = Date.now() - this.heard >= silentMilliseconds;
+    if (this.state !== "live" || !this.socket || !silent || document.visibilityState !== "visible") return;
+    this.#drop();
+    this.#connectLater();
   }
 
   #look() {
@@ -89,13 +102,13 @@ export class Live extends EventTarget {
     this.backoff.reset();
     if (this.polled) this.#look(); // what the last poll said may no longer be so
     this.#endPolling();
-    this.#is(true);
+    this.#is("live");
   }
 
   #told({ id, status, progress, cursor }) {
     this.heard = Date.now();
     this.cursor = cursor;
-    if (status === "reset" || id === null) this.#look();
+    if (status === "reset") this.#look();
     else this.dispatchEvent(new CustomEvent("change", { detail: { id, status, progress } }));
   }
 
@@ -103,7 +116,7 @@ export class Live extends EventTarget {
     const { token } = this;
     this.#drop();
     this.polling ??= setInterval(() => this.#poll(), lookMilliseconds);
-    this.#is(false);
+    this.#is("away");
     const ended = code === tokenEnded || (await refused(token));
     if (token !== this.token || this.socket) return;
     if (ended) this.dispatchEvent(new Event("ended"));
@@ -115,9 +128,9 @@ export class Live extends EventTarget {
     this.timer = setTimeout(() => this.#connect(), this.backoff.next());
   }
 
-  #is(connected) {
-    if (connected === this.connected) return;
-    this.connected = connected;
+  #is(state) {
+    if (state === this.state) return;
+    this.state = state;
     this.dispatchEvent(new Event("state"));
   }
 }

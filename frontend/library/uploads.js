@@ -3,10 +3,13 @@
 
 import { Backoff } from "../common/backoff.js";
 import { exactly } from "../common/format.js";
+import { Patience } from "../common/patience.js";
 import { Problem, unreachable, unreadable } from "../common/request.js";
 
 const atOnce = 3;
 const tries = 6;
+const stillMilliseconds = 60_000; // an upload of which nothing has moved for so long goes nowhere
+const answerMilliseconds = 180_000; // longer than nginx waits for the app, behind a line with much still in it
 
 // `status` is waiting, sending, failed or stopped. Calls `token` for what to send with, nothing while
 // nobody is logged in; `done` with a new item; `changed` whenever there is something to show; `ended`
@@ -51,6 +54,9 @@ export class Uploads {
   clear() {
     for (const { request } of this.list) request?.abort();
     this.list = [];
+    clearTimeout(this.pause);
+    this.pause = undefined;
+    this.backoff.reset();
     this.changed();
   }
 
@@ -82,6 +88,14 @@ export class Uploads {
     const sending = new XMLHttpRequest();
     const form = new FormData();
     const token = this.token();
+    const lost = () => {
+      this.#failed(entry, unreachable(), token);
+      this.resume();
+    };
+    const patience = new Patience(() => {
+      sending.abort();
+      lost();
+    });
     form.append("file", entry.file, entry.file.name);
     entry.request = sending;
     sending.open("POST", "/api/media");
@@ -89,20 +103,21 @@ export class Uploads {
     sending.setRequestHeader("Idempotency-Key", entry.key);
     sending.responseType = "json";
     sending.upload.onprogress = ({ loaded, total }) => {
+      patience.atMost(stillMilliseconds);
       entry.sent = total ? loaded / total : 0;
       this.changed();
     };
+    sending.upload.onload = () => patience.atMost(answerMilliseconds);
     sending.onload = () => {
       if (sending.status === 202 && sending.response) this.#arrived(entry, sending.response);
       else this.#failed(entry, problemOf(sending), token);
       this.resume();
     };
-    sending.onerror = () => {
-      this.#failed(entry, unreachable(), token);
-      this.resume();
-    };
+    sending.onerror = lost;
+    sending.onloadend = () => patience.end();
     set(entry, "sending");
     sending.send(form);
+    patience.atMost(stillMilliseconds);
   }
 
   #arrived(entry, item) {

@@ -41,6 +41,10 @@ export class Replica {
     return seconds() + this.ahead;
   }
 
+  get isOld() {
+    return this.age > oldSeconds;
+  }
+
   get samplesAge() {
     return this.samples.length ? this.now - this.samples.newest : 0;
   }

@@ -14,11 +14,11 @@ export function verdict({ replicas, problem, jobs }) {
   // Who asks too often was told nothing of the service.
   if (problem && problem.status !== 429) return { kind: "bad", title: "No answer", text: old };
   if (youngest > oldSeconds) return { kind: "warn", title: "Unknown", text: old };
-  const heard = [...replicas].filter(([, { age }]) => age <= oldSeconds);
+  const heard = [...replicas].filter(([, { isOld }]) => !isOld);
   const found = heard.map(named).reduce(worse);
   const { rank, kind, title, text } = found;
   const where = heard.length === 1 ? "" : rank ? `${found.name}: ` : `On ${heard.length} replicas. `;
-  const waited = Math.max(...heard.map(([, { samples }]) => samples.column("oldest_job_seconds").at(-1) ?? 0));
+  const waited = Math.max(...heard.map(([, replica]) => oldestJob(replica)));
   const waits = waited > waitSeconds;
   const more = [
     waits ? ` The oldest job has waited for ${duration(waited)}.` : "",
@@ -26,6 +26,11 @@ export function verdict({ replicas, problem, jobs }) {
   ];
   const shown = waits && !rank ? { kind: "warn", title: "Jobs wait" } : { kind, title };
   return { ...shown, text: where + text + more.join("") };
+}
+
+// Seconds, of what was sampled lately.
+function oldestJob({ samples, samplesAge }) {
+  return (samplesAge <= oldSeconds && samples.column("oldest_job_seconds").at(-1)) || 0;
 }
 
 function named([name, replica]) {

@@ -7,16 +7,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser
 
-from browser import CHROMIUM, running_browser
+from browser import CHROMIUM, Tab, running_browser
 from deployments import Deployment, Person, migrate, working
 from mail_server import mail_server
 from nginx import KINDS, Change, Site, available, running_site
 from nginx_checks import LIMITED, OPEN
+from operations import MakeTab
 from servers import Postgresql, RedisServer, Web, require, running
 
 MakeSite = Callable[..., Site]
@@ -28,6 +30,27 @@ def browser() -> Iterator[Browser]:
     require(CHROMIUM, "Chromium")
     with running_browser() as running:
         yield running
+
+
+@pytest.fixture
+def make_tab(browser: Browser) -> Iterator[MakeTab]:
+    """Opens tabs, none of which may have complained by the end of the test."""
+    tabs: list[Tab] = []
+
+    def make(width: int = 1280, **options: Any) -> Tab:
+        tabs.append(Tab(browser, viewport={"width": width, "height": 900}, **options))
+        return tabs[-1]
+
+    yield make
+    for tab in tabs:
+        tab.page.unroute_all(behavior="ignoreErrors")
+        tab.close()
+    assert [complaint for tab in tabs for complaint in tab.complaints] == []
+
+
+@pytest.fixture
+def tab(make_tab: MakeTab) -> Tab:
+    return make_tab()
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -11,19 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from browser import SCHEMES, WIDTHS, Tab, assert_accessible, assert_painted_at_once, screenshot
 from conftest import PATIENT
 from deployments import migrate
 from nginx import Nginx, available
+from operations import (
+    MakeTab,
+    alter,
+    enter,
+    expect_text,
+    expect_verdict,
+    give,
+    refuse,
+    verdict,
+)
 from servers import Postgresql, RedisServer, Web, require, run_service, wait_until
 
 pytestmark = pytest.mark.browser
 
 MakeWeb = Callable[..., Web]
-MakeTab = Callable[..., Tab]
-TOKEN = "token-of-the-tests"  # as Web has it
 DEFER = (
     "SELECT procrastinate_defer_jobs_v1(array_agg(ROW('default', 'test.fail', 0, NULL, NULL,"
     " jsonb_build_object('number', n), NULL)::procrastinate_job_to_defer_v1))"
@@ -94,68 +102,6 @@ def nginx(nginx_directory: Path) -> Iterator[Nginx]:
     nginx = Nginx(nginx_directory / "operations", "installed", name="localhost")
     yield nginx
     nginx.stop()
-
-
-@pytest.fixture
-def make_tab(browser: Browser) -> Iterator[MakeTab]:
-    """Opens tabs, none of which may have complained by the end of the test."""
-    tabs: list[Tab] = []
-
-    def make(width: int = 1280, **options: Any) -> Tab:
-        tabs.append(Tab(browser, viewport={"width": width, "height": 900}, **options))
-        return tabs[-1]
-
-    yield make
-    for tab in tabs:
-        tab.page.unroute_all(behavior="ignoreErrors")
-        tab.close()
-    assert [complaint for tab in tabs for complaint in tab.complaints] == []
-
-
-@pytest.fixture
-def tab(make_tab: MakeTab) -> Tab:
-    return make_tab()
-
-
-def enter(page: Page, url: str, token: str = TOKEN) -> None:
-    page.goto(f"{url}/operations")
-    give(page, token)
-
-
-def give(page: Page, token: str = TOKEN) -> None:
-    page.get_by_label("Token").fill(token)
-    page.get_by_role("button", name="Show").click()
-
-
-def verdict(page: Page) -> str:
-    return page.locator(".verdict h2").inner_text()
-
-
-def expect_verdict(page: Page, text: str, seconds: float = 30) -> None:
-    expect(page.locator(".verdict h2")).to_have_text(text, timeout=seconds * 1000)
-
-
-def expect_text(page: Page, text: str) -> None:
-    expect(page.locator(".verdict p")).to_contain_text(text)
-
-
-def alter(page: Page, answer: str, change: Callable[[dict[str, Any]], object]) -> None:
-    """What the service answers comes to the page with a change."""
-
-    def send(route: Route) -> None:
-        got = route.fetch()
-        body = got.json()
-        change(body)
-        route.fulfill(response=got, json=body)
-
-    page.route(f"**/api/operations/{answer}*", send)
-
-
-def refuse(page: Page, answer: str, status: int, detail: str) -> None:
-    def send(route: Route) -> None:
-        route.fulfill(status=status, json={"detail": detail})
-
-    page.route(f"**/api/operations/{answer}*", send)
 
 
 def assert_reads_well(page: Page, name: str) -> None:

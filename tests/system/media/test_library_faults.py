@@ -1,90 +1,44 @@
 """The library in a browser while something is refused, cut off, slow or away."""
 
 import json
-import re
 from collections.abc import Callable
-from itertools import pairwise
 from time import monotonic
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, WebSocketRoute, expect
+from playwright.sync_api import Page, Route, expect
 
 from deployments import PASSWORD
 from library import (
+    BUSY,
+    GALLERY,
+    ITEM,
+    LIST,
+    LOOKED_AT,
+    SLOW_TIMERS,
+    Held,
     Library,
-    expect_away,
+    answering,
     expect_live,
     expect_ready,
     item,
     log_in,
+    own,
+    public,
+    seen,
     upload,
+    uploaded,
 )
 from servers import wait_until
 
 pytestmark = pytest.mark.browser
 
-LIST = re.compile(r"/api/media\?")
-ITEM = re.compile(r"/api/media/[^?]+$")
-UPLOADS = re.compile(r"/api/media$")
-GALLERY = re.compile(r"/api/public/media")
-SOCKET = re.compile(r"/ws/media")
-SHIPPED: dict[str, str] = {}  # rates
-BUSY: dict[str, Any] = {"status": 503, "json": {"detail": "The service is busy."}}
+COUNT_REVOKED = """() => {
+    const revoke = URL.revokeObjectURL
+    window.revoked = 0
+    URL.revokeObjectURL = address => { window.revoked += 1; revoke.call(URL, address) }
+}"""
 CUT_OFF: dict[str, Any] = {"status": 200, "content_type": "application/json", "body": '{"items": ['}
-
-Answer = Callable[[Route], None]
-
-
-def seen(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait for something that happens while the page is driven."""
-
-    def now() -> bool:
-        page.wait_for_timeout(20)
-        return condition()
-
-    wait_until(now)
-
-
-def answering(**answer: Any) -> Answer:
-    return lambda route: route.fulfill(**answer)
-
-
-class Held:
-    """Requests that are answered when the test wants."""
-
-    def __init__(self) -> None:
-        self.routes: list[Route] = []
-
-    def __call__(self, route: Route) -> None:
-        self.routes.append(route)
-
-    def wait(self, page: Page, count: int = 1) -> None:
-        seen(page, lambda: len(self.routes) >= count)
-
-
-class Line:
-    """What is between a page and its socket."""
-
-    def __init__(self, page: Page, *, deaf: bool = False) -> None:
-        self.deaf = deaf
-        self.blocked = False
-        self.sockets: list[WebSocketRoute] = []
-        page.route_web_socket(SOCKET, self._connect)
-        page.reload()
-
-    def _connect(self, socket: WebSocketRoute) -> None:
-        if self.blocked:
-            socket.close(code=4000)
-            return
-        self.sockets.append(socket)
-        server = socket.connect_to_server()
-        if self.deaf:
-            server.on_message(lambda message: None)
-
-    def cut(self) -> None:
-        self.blocked = True
-        self.sockets[-1].close(code=4000)
 
 
 # what is asked
@@ -119,20 +73,15 @@ class Pages:
             route.fulfill(**(own("c") if second else own("a", "b", next_cursor="2")))
 
 
-def own(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
-    more = {"status": "ready", "created_at": "2026-07-01T12:00:00Z", "public": False}
-    items = [{**item, **more} for item in public(*titles)["json"]["items"]]
-    return {"json": {"items": items, "next_cursor": next_cursor}}
-
-
 def test_a_list_that_is_refused_in_its_middle_goes_on_from_there(library: Library) -> None:
     page = library.joined().page
     pages = Pages("2")
     page.route(LIST, pages)
     page.reload()
     expect(page.locator(".item")).to_have_count(2)
-    page.get_by_role("button", name="Show more").click()
+    page.get_by_role("button", name="Show more").press("Enter")
     expect(page.locator(".item")).to_have_count(3)
+    expect(page.get_by_role("button", name="Details of c")).to_be_focused()  # the first that came
     (before, _), (after, second) = pages.asked[pages.refused - 1 : pages.refused + 1]
     assert second
     assert after - before > 1.9
@@ -154,18 +103,126 @@ def test_a_list_that_waits_is_given_up_for_another_login(library: Library) -> No
 def test_an_item_that_is_ready_is_shown_also_where_asking_for_it_is_refused(
     library: Library,
 ) -> None:
+    """Also where a list was under way meanwhile, which may be from before."""
     page = library.joined().page
     page.route(ITEM, answering(**BUSY))
     upload(page, "one.jpg")
     expect_ready(page, "one.jpg")
     expect_live(page)
+    held = Held()
+    page.route(LIST, held)
+    page.evaluate(LOOKED_AT)
+    held.wait(page)
+    upload(page, "two.jpg")
+    ready = "SELECT count(*) FROM media_items WHERE status = 'ready'"
+    wait_until(lambda: library.sql(ready) == "2")
+    page.wait_for_timeout(2500)  # longer than it waits after a refusal
+    page.unroute(LIST)
+    held.routes[0].fulfill(**own())
+    expect_ready(page, "two.jpg")
 
 
-def test_a_preview_that_failed_is_asked_for_again(library: Library) -> None:
+def test_what_was_deleted_elsewhere_does_not_come_back(library: Library) -> None:
+    """With an answer from before; nor by an undo, which says so."""
+    tab = library.joined()
+    page = tab.page
+    upload(page, "two.jpg")
+    expect_ready(page, "two.jpg")
+    uploaded(page, "one.jpg")
+    page.keyboard.press("Escape")
+    page.evaluate(SLOW_TIMERS)
+    item(page, "two.jpg").get_by_role("button").click()
+    page.get_by_role("button", name="Delete").click()
+    late: list[Callable[[], None]] = []
+
+    def hold(route: Route) -> None:
+        answer = route.fetch()
+        late.append(lambda: route.fulfill(response=answer))
+
+    page.route(ITEM, hold, times=1)
+    other = library.second(tab)
+    item(other, "one.jpg").get_by_role("button").click()
+    other.get_by_label("Title").fill("Sunrise")
+    other.get_by_role("button", name="Rename").click()
+    seen(page, lambda: bool(late))
+    for title in ("Sunrise", "two.jpg"):
+        other.keyboard.press("Escape")
+        item(other, title).get_by_role("button").click()
+        other.get_by_role("button", name="Delete").click()
+    other.goto("about:blank")  # and what may be undone there no longer is
+    expect(page.locator(".item")).to_have_count(0)
+    late[0]()
+    page.wait_for_timeout(500)
+    assert page.locator(".item").count() == 0
+    wait_until(lambda: library.sql("SELECT count(*) FROM media_items") == "0")
+    with page.expect_response(LIST):
+        page.evaluate(LOOKED_AT)
+    page.wait_for_timeout(200)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("alert")).to_contain_text("two.jpg cannot be brought back")
+    expect(page.locator(".item")).to_have_count(0)
+
+
+def test_a_page_that_is_left_open_keeps_no_more_than_it_shows(library: Library) -> None:
+    """Neither items that push others behind its end, nor pictures of what is gone."""
     page = library.joined().page
-    page.route("**/thumbnail", lambda route: route.abort(), times=1)
     upload(page, "one.jpg")
     expect_ready(page, "one.jpg")
+    page.evaluate(COUNT_REVOKED)
+    page.route(LIST, answering(**own(*map(str, range(100)))))
+    page.evaluate(LOOKED_AT)
+    items = page.locator(".item")
+    expect(items).to_have_count(100)
+    expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+    assert page.evaluate("window.revoked") == 1
+    upload(page, "new.txt", content=b"Dear Charles")
+    expect(items.first).to_contain_text("new.txt")
+    expect(page.get_by_role("button", name="Show more")).to_be_visible()
+    expect(items).to_have_count(100)
+
+
+def test_a_preview_that_does_not_come_is_asked_for_less_and_less_often(library: Library) -> None:
+    """Also one that is public, which the browser fetches by itself."""
+    page, visitor = library.joined().page, library.tab("login").page
+    for each in (page, visitor):
+        each.clock.install()
+        each.reload()
+    refused: list[str] = []
+
+    def refuse(route: Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(**BUSY)
+
+    hanging = Held()
+    page.route("**/thumbnail", refuse)
+    page.route("**/thumbnail", hanging, times=1)
+    upload(page, "one.jpg")
+    hanging.wait(page)
+    let_pass(page, minutes=10)
+    assert 3 < len(refused) < 12
+    page.unroute_all()
+    let_pass(page, minutes=8)
+    expect_ready(page, "one.jpg")
+    item(page, "one.jpg").get_by_role("button").click()
+    page.get_by_label("Public").check()
+    expect(item(page, "one.jpg")).to_contain_text("public")
+
+    refused.clear()
+    visitor.route("**/thumbnail", refuse, times=3)
+    visitor.get_by_role("link", name="Gallery").click()
+    expect(item(visitor, "one.jpg")).to_be_visible()
+    seen(visitor, lambda: len(refused) == 1)
+    let_pass(visitor, minutes=3)
+    expect_ready(visitor, "one.jpg")
+    expect(visitor.locator(".item img")).to_have_js_property("naturalWidth", 320)
+    assert len(refused) == 3
+
+
+def let_pass(page: Page, *, minutes: int) -> None:
+    """Time of its clock, and a little of ours after each part, for answers."""
+    for _ in range(2 * minutes):
+        page.clock.run_for(30_000)
+        page.wait_for_timeout(50)
 
 
 def test_a_key_list_that_failed_is_no_promise(library: Library) -> None:
@@ -182,136 +239,6 @@ def test_a_gallery_that_failed_is_not_said_to_be_empty(library: Library) -> None
     page.get_by_role("link", name="Gallery").click()
     expect(page.get_by_role("alert")).to_contain_text("The service is busy.")
     expect(page.get_by_text("Nothing is public yet.")).to_have_count(0)
-
-
-# sockets
-
-
-def test_changes_show_also_while_the_socket_is_blocked(library: Library) -> None:
-    page = library.joined().page
-    line = Line(page)
-    expect_live(page)
-    line.cut()
-    expect_away(page)
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    expect_away(page)
-
-
-def test_changes_show_also_while_the_handshake_hangs(library: Library) -> None:
-    """Which is given up, and begun again."""
-    page = library.joined().page
-    page.add_init_script("""
-        window.handshakes = 0;
-        window.WebSocket = class {
-            constructor() { window.handshakes += 1; }
-            close() { this.onclose?.({ code: 1006 }); }
-        };
-    """)
-    page.reload()
-    expect_away(page)
-    upload(page, "one.jpg")
-    expect_ready(page, "one.jpg")
-    seen(page, lambda: page.evaluate("window.handshakes") > 1)
-
-
-def test_a_socket_that_died_unnoticed_is_opened_anew_on_another_network(library: Library) -> None:
-    tab = library.joined()
-    page = tab.page
-    line = Line(page, deaf=True)
-    expect_live(page)
-    upload(page, "one.jpg")
-    expect(item(page, "one.jpg")).to_contain_text("waiting")
-    wait_until(lambda: library.sql("SELECT status FROM media_items") == "ready")
-    line.deaf = False
-    tab.context.set_offline(True)
-    tab.context.set_offline(False)
-    expect_ready(page, "one.jpg")
-    seen(page, lambda: len(line.sockets) == 2)
-    upload(page, "two.jpg")
-    expect_ready(page, "two.jpg")
-
-
-def test_nothing_is_said_to_be_away_beside_a_socket_that_is_back(library: Library) -> None:
-    page = library.joined().page
-    line = Line(page)
-    expect_live(page)
-    page.route(LIST, answering(**BUSY))
-    line.cut()
-    expect(page.get_by_role("alert")).to_contain_text("The service is busy.")
-    line.blocked = False
-    expect_live(page)
-    page.unroute(LIST)
-    expect(page.get_by_role("alert")).to_have_count(0)
-
-
-# uploads
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("library", [SHIPPED], indirect=True, ids=["shipped"])
-def test_many_files_end_ready_at_the_rates_that_are_shipped(library: Library) -> None:
-    page = library.joined().page
-    upload(page, *(f"{number}.txt" for number in range(80)), content=b"Dear Charles")
-    ready = page.locator('.item[data-status="ready"]')
-    expect(ready).to_have_count(80, timeout=200_000)
-    expect(page.locator(".upload")).to_have_count(0)
-    assert library.sql("SELECT count(*) FROM media_items") == "80"
-
-
-def test_no_upload_is_given_up_while_the_service_is_busy(library: Library) -> None:
-    """However often it says so, and no sooner than it wants to be asked."""
-    page = library.joined().page
-    times: list[float] = []
-
-    def refuse(route: Route) -> None:
-        times.append(monotonic())
-        route.fulfill(**BUSY, headers={"Retry-After": "2"})
-
-    page.route(UPLOADS, refuse, times=6)
-    upload(page, "one.jpg")
-    expect(item(page, "one.jpg").locator("img")).to_be_visible(timeout=90_000)
-    assert all(after - before > 1.9 for before, after in pairwise(times))
-
-
-def test_uploads_go_on_after_another_login(library: Library) -> None:
-    page = library.joined().page
-    held = Held()
-    page.route(UPLOADS, held)
-    names = [f"{number}.jpg" for number in range(6)]
-    upload(page, *names)
-    held.wait(page, 3)
-    library.sql("DELETE FROM tokens")
-    for route in held.routes:
-        route.continue_()
-    page.unroute(UPLOADS)
-    expect(page.get_by_role("alert")).to_contain_text("Your login has ended.")
-    log_in(page, "ada@example.org")
-    for name in names:
-        expect_ready(page, name)
-
-
-def test_a_file_that_is_too_large_is_not_sent(library: Library) -> None:
-    page = library.joined().page
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.method))
-    upload(page, "large.bin", content=bytes(16 * 1024 * 1024 + 1))
-    row = page.locator(".upload")
-    expect(row).to_contain_text("16,777,217 bytes")
-    expect(row).to_contain_text("at most 16 MiB (16,777,216 bytes)")
-    assert "POST" not in sent
-
-
-def test_files_dropped_beside_the_box_are_uploaded(library: Library) -> None:
-    page = library.joined().page
-    page.evaluate("""() => {
-        const dropped = new DataTransfer();
-        dropped.items.add(new File(["Dear Charles"], "letter.txt"));
-        document.body.dispatchEvent(
-            new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true })
-        );
-    }""")
-    expect(item(page, "letter.txt")).to_have_attribute("data-status", "ready")
 
 
 # logins and forms
@@ -331,6 +258,18 @@ def test_a_late_refusal_ends_no_login_of_another_tab(library: Library) -> None:
     expect_live(page)
 
 
+def test_a_page_that_was_kept_behind_another_shows_who_is_logged_in_now(library: Library) -> None:
+    """Nobody told it meanwhile."""
+    page = library.joined().page
+    kept = page.evaluate("localStorage.getItem('service.session')")
+    back = "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
+    page.evaluate(f"localStorage.removeItem('service.session'); {back}")
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+    page.evaluate(f"localStorage.setItem('service.session', {json.dumps(kept)}); {back}")
+    expect(page.get_by_text("ada@example.org")).to_be_visible()
+    expect_live(page)
+
+
 def test_what_a_form_that_was_left_is_told_does_not_show_on_another(library: Library) -> None:
     page = library.tab("join").page
     held = Held()
@@ -339,6 +278,7 @@ def test_what_a_form_that_was_left_is_told_does_not_show_on_another(library: Lib
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Make it").click()
     held.wait(page)
+    expect(page.get_by_role("button", name="Make it")).to_be_focused()
     page.get_by_role("link", name="I have one").click()
     expect(page.get_by_role("button", name="Log in")).to_be_enabled()
     with page.expect_response("**/api/accounts"):
@@ -362,11 +302,6 @@ def test_a_browser_that_does_not_copy_is_told_of(library: Library) -> None:
 # the gallery
 
 
-def public(*titles: str, next_cursor: str | None = None) -> dict[str, Any]:
-    items = [{"id": t, "title": t, "url": f"/media/{t}/{t}", "size": 1} for t in titles]
-    return {"json": {"items": items, "next_cursor": next_cursor}}
-
-
 def two_pages(route: Route) -> None:
     more = "cursor=" in route.request.url
     route.fulfill(**(public("c") if more else public("a", "b", next_cursor="2")))
@@ -382,20 +317,28 @@ def test_show_more_pressed_twice_shows_nothing_twice(library: Library) -> None:
     expect(page.locator(".item")).to_have_count(3)
 
 
-def test_a_look_that_answers_after_show_more_takes_nothing_away(library: Library) -> None:
+def test_a_gallery_is_read_on(library: Library) -> None:
+    """A look that answers only then takes nothing away. What did not come comes later, and has the
+    focus then."""
     page = library.tab("login").page
     page.clock.install()
     page.reload()
     page.route(GALLERY, two_pages)
     page.get_by_role("link", name="Gallery").click()
     expect(page.locator(".item")).to_have_count(2)
-    held = Held()
-    page.route(GALLERY, held, times=1)
+    late = Held()
+    page.route(GALLERY, late, times=1)
     page.clock.run_for(31_000)
-    held.wait(page)
-    page.get_by_role("button", name="Show more").click()
-    expect(page.locator(".item")).to_have_count(3)
+    late.wait(page)
+    page.route(GALLERY, answering(**BUSY), times=1)
+    page.get_by_role("button", name="Show more").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("The service is busy.")
+    expect(page.locator(".item")).to_have_count(2)
     with page.expect_response(GALLERY):
-        two_pages(held.routes[0])
+        late.routes[0].fulfill(**public("a"))
     page.wait_for_timeout(200)
+    expect(page.locator(".item")).to_have_count(2)
+    page.clock.run_for(31_000)
     expect(page.locator(".item")).to_have_count(3)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_role("link", name="c", exact=True)).to_be_focused()

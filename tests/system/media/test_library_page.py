@@ -14,18 +14,25 @@ from library import (
     PHOTOGRAPH,
     SLOW_TIMERS,
     Library,
-    expect_away,
     expect_live,
     expect_ready,
     item,
     join,
     log_in,
+    too_large,
     upload,
     uploaded,
 )
 from servers import Worker, running, wait_until
 
 pytestmark = pytest.mark.browser
+
+# What is said anew, even if it is the same.
+COUNT_SPOKEN = """region => {
+    window.spoken = 0
+    const changes = { childList: true, characterData: true, subtree: true }
+    new MutationObserver(() => { window.spoken += 1 }).observe(region, changes)
+}"""
 
 
 def test_the_whole_walk(library: Library) -> None:
@@ -47,10 +54,12 @@ def test_the_whole_walk(library: Library) -> None:
     expect(page.get_by_role("heading", name="Sunrise", include_hidden=True)).to_have_count(1)
     details.get_by_label("Public").check()
     expect(item(page, "Sunrise")).to_contain_text("public")
+    names: list[str] = []
+    page.on("download", lambda download: names.append(download.suggested_filename))
     with page.expect_download() as saved_as:
-        details.get_by_role("button", name="Download").click()
-    assert saved_as.value.suggested_filename == "one.jpg"
+        details.get_by_role("button", name="Download").dblclick()
     assert Path(saved_as.value.path()).read_bytes() == PHOTOGRAPH
+    assert names == ["one.jpg"]
     screenshot(page, "library-details")
     page.keyboard.press("Escape")
     expect(details).to_be_hidden()
@@ -61,6 +70,7 @@ def test_the_whole_walk(library: Library) -> None:
     expect(item(page, "two.jpg")).to_have_count(0)
     page.locator(".toast", has_text="two.jpg").get_by_role("button", name="Undo").click()
     expect_ready(page, "two.jpg")
+    page.mouse.move(0, 0)  # it stays under the pointer
     expect(page.locator(".toast")).to_have_count(0)
     assert library.sql("SELECT count(*) FROM media_items WHERE title = 'letter.txt'") == "0"
     assert library.sql("SELECT count(*) FROM media_items WHERE title = 'two.jpg'") == "1"
@@ -126,11 +136,21 @@ def test_what_was_said_to_be_deleted_is_deleted_by_who_logs_out(library: Library
     wait_until(lambda: library.sql("SELECT count(*) FROM tokens") == "0")
 
 
+def test_what_was_said_to_be_deleted_is_deleted_by_who_leaves_the_page(library: Library) -> None:
+    page = library.joined().page
+    dialog = uploaded(page, "one.jpg")
+    page.evaluate(SLOW_TIMERS)
+    dialog.get_by_role("button", name="Delete").click()
+    expect(page.locator(".toast", has_text="one.jpg")).to_be_visible()
+    page.goto("about:blank")
+    wait_until(lambda: library.sql("SELECT count(*) FROM media_items") == "0")
+
+
 def test_what_was_not_saved_is_said(library: Library) -> None:
     page = library.joined().page
     dialog = uploaded(page, "one.jpg")  # all else is out of reach meanwhile
     library.web.stop()
-    page.get_by_label("Public").check()
+    page.get_by_label("Public").click()  # check() would find it as it was
     expect(dialog.get_by_role("alert").filter(has_text="Not saved:")).to_be_visible()
     expect(page.get_by_label("Public")).not_to_be_checked()
 
@@ -220,37 +240,6 @@ def test_it_goes_on_while_redis_is_away(library: Library) -> None:
     expect_ready(page, "again.jpg")
 
 
-def test_a_server_that_is_restarted_under_it_loses_no_upload(library: Library) -> None:
-    """What was chosen meanwhile is sent as soon as it is back, and is there once."""
-    page = library.joined().page
-    library.web.stop()
-    expect_away(page)
-    upload(page, "patient.jpg")
-    expect(page.locator(".upload")).to_contain_text("Trying again.")
-    screenshot(page, "library-away")
-    library.web.start(wait=None)
-    expect_ready(page, "patient.jpg")
-    expect_live(page)
-    assert library.sql("SELECT count(*) FROM media_items") == "1"
-
-
-def test_an_upload_that_was_cancelled_is_retried_under_its_key(library: Library) -> None:
-    page = library.joined().page
-    keys: list[str] = []
-    page.on("request", lambda r: keys.append(r.headers.get("idempotency-key", "")))
-    library.web.stop()
-    upload(page, "changed my mind.jpg")
-    expect(page.locator(".upload")).to_contain_text("Trying again.")
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".upload")).to_contain_text("cancelled")
-    library.web.start(wait=None)
-    expect_live(page)
-    assert library.sql("SELECT count(*) FROM media_items") == "0"
-    page.get_by_role("button", name="Retry").click()
-    expect_ready(page, "changed my mind.jpg")
-    assert len(set(filter(None, keys))) == 1
-
-
 @pytest.mark.parametrize("address", ["#mine", "#login"])
 def test_a_login_that_ends_leads_back_to_where_it_was(library: Library, address: str) -> None:
     """And says so, also where the address is the one of the login already."""
@@ -279,8 +268,8 @@ def test_a_reload_stays_logged_in(library: Library) -> None:
 def test_every_view_reads_well(library: Library, scheme: str, width: int) -> None:
     """To axe, without a scroll bar at the bottom."""
     look = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-    tab = library.tab(**look)
-    for view in ("gallery", "login", "join", "forgot"):
+    tab = library.tab("login", **look)
+    for view in ("login", "join", "forgot"):
         tab.page.goto(f"{library.address}#{view}")
         expect(tab.page.get_by_role("heading", level=2)).to_be_visible()
         assert_accessible(tab.page)
@@ -293,7 +282,8 @@ def test_every_view_reads_well(library: Library, scheme: str, width: int) -> Non
     assert_accessible(page)
     screenshot(page, f"library-mine-{scheme}-{width}")
     item(page, "one.jpg").get_by_role("button").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
+    page.get_by_role("dialog").get_by_label("Public").check()
+    expect(item(page, "one.jpg")).to_contain_text("public")
     assert_accessible(page)
     screenshot(page, f"library-details-{scheme}-{width}")
     page.keyboard.press("Escape")
@@ -303,6 +293,11 @@ def test_every_view_reads_well(library: Library, scheme: str, width: int) -> Non
     expect(page.get_by_role("button", name="Revoke")).to_be_visible()
     assert_accessible(page)
     screenshot(page, f"library-keys-{scheme}-{width}")
+    visitor = library.tab(**look).page
+    expect_ready(visitor, "one.jpg")
+    expect(visitor.get_by_role("link", name="one.jpg", exact=True)).to_be_visible()
+    assert_accessible(visitor)
+    screenshot(visitor, f"library-gallery-{scheme}-{width}")
 
 
 def test_it_can_be_used_by_keyboard_alone(library: Library) -> None:
@@ -323,7 +318,32 @@ def test_it_can_be_used_by_keyboard_alone(library: Library) -> None:
     assert page.evaluate("document.activeElement.ariaLabel") == "Details of keys.jpg"
 
 
-def test_focus_goes_to_what_is_near(library: Library) -> None:
+def test_a_deletion_is_undone_by_keyboard(library: Library) -> None:
+    """From wherever one is; and it waits for who has gone to its button."""
+    page = library.joined().page
+    page.clock.install()
+    page.reload()
+    dialog = uploaded(page, "one.jpg")
+    dialog.get_by_role("button", name="Delete").press("Enter")
+    expect(page.locator(".toast")).to_be_visible()
+    page.keyboard.press("Control+z")
+    expect_ready(page, "one.jpg")
+    for key, left in (("Enter", "1"), ("Shift+Tab", "0")):
+        item(page, "one.jpg").get_by_role("button").press("Enter")
+        dialog.get_by_role("button", name="Delete").press("Enter")
+        undo = page.get_by_role("button", name="Undo")
+        expect(undo).to_be_visible()
+        page.keyboard.press("Tab")  # from the heading of a list that is empty
+        expect(undo).to_be_focused()
+        page.clock.run_for(20_000)
+        expect(undo).to_be_focused()
+        page.keyboard.press(key)
+        page.clock.run_for(7000)
+        expect(page.locator(".toast")).to_have_count(0)
+        assert library.sql("SELECT count(*) FROM media_items") == left
+
+
+def test_focus_goes_to_what_is_near(library: Library, tmp_path: Path) -> None:
     page = library.joined().page
     upload(page, "one.jpg", "two.jpg", "three.jpg")
     for title in ("one.jpg", "two.jpg", "three.jpg"):
@@ -334,6 +354,11 @@ def test_focus_goes_to_what_is_near(library: Library) -> None:
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_role("button", name=f"Details of {titles[2]}")).to_be_focused()
     page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("button", name=f"Details of {titles[1]}")).to_be_focused()
+    page.locator("#files").set_input_files(too_large(tmp_path, "four.bin", "five.bin"))
+    page.get_by_role("button", name="Dismiss four.bin").click()
+    expect(page.get_by_role("button", name="Retry five.bin")).to_be_focused()
+    page.get_by_role("button", name="Dismiss five.bin").click()
     expect(page.get_by_role("heading", name="Your items")).to_be_focused()
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("heading", name="Log in")).to_be_focused()
@@ -348,7 +373,20 @@ def test_what_happens_is_said_also_in_the_dialog(library: Library) -> None:
     item(page, "one.jpg").get_by_role("button").click()
     dialog.get_by_label("Title").fill("Sunrise")
     dialog.get_by_role("button", name="Rename").click()
-    expect(dialog.get_by_role("status")).to_have_text("Saved.")
+    said = dialog.get_by_role("status")
+    expect(said).to_have_text("Saved.")
+    said.evaluate(COUNT_SPOKEN)
+    dialog.get_by_label("Title").fill("Sunset")
+    dialog.get_by_role("button", name="Rename").click()
+    expect(page.get_by_role("heading", name="Sunset", include_hidden=True)).to_have_count(1)
+    expect(said).to_have_text("Saved.")
+    assert page.evaluate("window.spoken") == 1
+    dialog.get_by_label("Title").fill("  ")
+    dialog.get_by_role("button", name="Rename").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Not saved")
+    dialog.get_by_label("Title").fill("Sunrise")
+    dialog.get_by_role("button", name="Rename").click()
+    expect(page.get_by_role("heading", name="Sunrise", include_hidden=True)).to_have_count(1)
     page.evaluate(SLOW_TIMERS)
     dialog.get_by_role("button", name="Delete").click()
     item(page, "two.jpg").get_by_role("button").click()
