@@ -6,7 +6,7 @@ import { request } from "../common/request.js";
 const lookMilliseconds = 3000;
 const handshakeMilliseconds = 10_000;
 const silentMilliseconds = 30_000; // a socket that told nothing for so long may be dead
-const doubtMilliseconds = 60_000; // how often that is looked into where nobody looks up
+const doubtMilliseconds = 300_000; // how often that is looked into where nobody looks up
 const tokenEnded = 4401;
 
 // `state` is connecting until the first handshake has come to something, then live or away.
