@@ -62,7 +62,7 @@ k8s-test: .venv/dev ## the manifests on the cluster of KUBECONFIG, under load: s
 
 lock: .venv/dev ## renew requirements*.txt from pyproject.toml (UPGRADE=1: to the newest versions)
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.txt
-	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev pyproject.toml -o requirements-dev.txt
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:build -o requirements-build.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:lint -o requirements-lint.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group pyproject.toml:release -o requirements-release.txt
