@@ -169,7 +169,7 @@ async def test_a_redis_that_lost_its_memory_is_told_again(
         own_redis.stop()
         await until(lambda: here._untold == {"ada"})
         own_redis.start()
-        await until(lambda: not here._untold)
+        await told(here, 1)
         assert not await is_free(there)
 
 
