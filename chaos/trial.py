@@ -59,6 +59,7 @@ class Trial:
         return path.read_bytes() if path.exists() else None
 
     def roll_out(self, version: str, seconds: int = ROLLOUT_SECONDS, **changed: str) -> str:
+        """With settings changed. Raises RuntimeError."""
         self.overlay.write(version, changed)
         return roll_out(self.overlay.path, seconds)
 

@@ -2,6 +2,7 @@
 docs/kubernetes.md says. `make k8s-test` tries them on a cluster."""
 
 import re
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -196,3 +197,9 @@ def test_uploads_go_to_the_volume_that_all_pods_of_one_node_share() -> None:
         container = read("development").pods[name].spec["containers"][place]
         assert runs_the_service(container), container["name"]
     assert f"UPLOAD_FOLDER={mount['value']['mountPath']}\n" in DOCKERFILE
+
+
+def test_links_of_development_lead_to_the_port_that_the_page_forwards() -> None:
+    site = settings(read("development"), "worker", "worker").site_url
+    assert f"port-forward service/web {urlsplit(site).port}:https\n" in PAGE
+    assert f"Then it is at {site} " in PAGE
