@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,17 @@ def assert_painted_at_once(page: Page) -> None:
 def painted_after(page: Page) -> float:
     """Milliseconds from the request to the first thing to see."""
     return float(page.evaluate(PAINTED))
+
+
+def let_pass(
+    page: Page, times: int, milliseconds: int, *, until: Callable[[], bool] = lambda: False
+) -> None:
+    """Time of its clock, and a little of ours after each part, for answers."""
+    for _ in range(times):
+        page.clock.run_for(milliseconds)
+        page.wait_for_timeout(50)
+        if until():
+            return
 
 
 def screenshot(page: Page, name: str) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from browser import Tab
+from browser import Tab, let_pass
 from operations import enter, expect_verdict
 from servers import Web
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.browser
 
 MakeWeb = Callable[..., Web]
 MIB = 1024**2
+LOOK_MILLISECONDS = 2000
 WORKERS = [
     {
         "pid": 11,
@@ -149,26 +150,19 @@ def test_the_replica_that_is_chosen_is_shown_also_after_another_is_gone(url: str
     chosen = page.get_by_label("Replica")
     options = chosen.locator("option")
     shown = page.locator(".facts > div", has_text="Replica").locator("dd")
-    let_pass(page, looks=6)
+    let_pass(page, 6, LOOK_MILLISECONDS)
     expect(options).to_have_count(3)
     expect(page.locator(".choice")).to_contain_text("3 answer in turn")
     for name in ("three", "one", "two"):
         chosen.select_option(name)
         expect(shown).to_have_text(name)
     replicas.turns = itertools.cycle(("one", "three"))
-    let_pass(page, looks=10)
+    let_pass(page, 10, LOOK_MILLISECONDS)
     expect(page.locator(".choice")).to_contain_text("2 answer in turn")
     expect(options).to_have_count(3)
-    let_pass(page, looks=16)
+    let_pass(page, 16, LOOK_MILLISECONDS)
     replicas.turns = itertools.cycle(("three", "three", "three", "one"))
-    let_pass(page, looks=8)
+    let_pass(page, 8, LOOK_MILLISECONDS)
     expect(options).to_have_count(2)
     expect(shown).to_have_text("three")
     expect(chosen).to_have_value("three")
-
-
-def let_pass(page: Page, *, looks: int) -> None:
-    """Time of its clock, and a little of ours for each answer."""
-    for _ in range(looks):
-        page.clock.run_for(2000)
-        page.wait_for_timeout(50)

@@ -34,20 +34,20 @@ async def recount(resources: Resources, job: Job) -> None:
         async with resources.database.reading() as connection:
             ordered = some.order_by(MediaRevision.account_id).limit(BATCH)
             accounts = (await connection.execute(ordered)).all()
-        for account_id, _ in filter(lambda account: account.is_off, accounts):
-            corrected += await _correct(resources, account_id)
+        for account_id, off in accounts:
+            if off:
+                await _correct(resources, account_id)
+                corrected += 1
         if len(accounts) < BATCH:
             break
         last = accounts[-1].account_id
     log.info("media_recounted", extra={"corrected": corrected})
 
 
-async def _correct(resources: Resources, account_id: UUID) -> int:
+async def _correct(resources: Resources, account_id: UUID) -> None:
     own = MediaRevision.account_id == account_id
     async with resources.database.transaction() as session:
         # Apart, as what is counted below has to be from after the lock: a change under way, which
         # holds it, may have committed.
         await session.execute(select(MediaRevision.latest).where(own).with_for_update())
-        changed = update(MediaRevision).where(own, MediaRevision.stored_bytes != _TAKEN)
-        counted = changed.values(stored_bytes=_TAKEN).returning(MediaRevision.account_id)
-        return len((await session.execute(counted)).all())
+        await session.execute(update(MediaRevision).where(own).values(stored_bytes=_TAKEN))

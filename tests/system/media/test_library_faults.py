@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from browser import let_pass
 from deployments import PASSWORD
 from library import (
     BUSY,
@@ -198,7 +199,7 @@ def test_a_preview_that_does_not_come_is_asked_for_less_and_less_often(library: 
     page.route("**/thumbnail", hanging, times=1)
     upload(page, "one.jpg")
     hanging.wait(page)
-    let_pass(page, minutes=10)
+    let_minutes_pass(page, 10)
     assert 3 < len(refused) < 12
     page.unroute_all()
     let_come(page, "one.jpg")
@@ -211,25 +212,23 @@ def test_a_preview_that_does_not_come_is_asked_for_less_and_less_often(library: 
     visitor.get_by_role("link", name="Gallery").click()
     expect(item(visitor, "one.jpg")).to_be_visible()
     seen(visitor, lambda: len(refused) == 1)
-    let_pass(visitor, minutes=3)
+    let_minutes_pass(visitor, 3)
     let_come(visitor, "one.jpg")
     expect(visitor.locator(".item img")).to_have_js_property("naturalWidth", 320)
     assert len(refused) == 3
 
 
-def let_pass(page: Page, *, minutes: int, until: Callable[[], bool] = lambda: False) -> None:
-    """Time of its clock, and a little of ours after each part, for answers."""
-    for _ in range(6 * minutes):
-        page.clock.run_for(10_000)  # less than it waits for one
-        page.wait_for_timeout(50)
-        if until():
-            return
+def let_minutes_pass(
+    page: Page, minutes: int, *, until: Callable[[], bool] = lambda: False
+) -> None:
+    """In parts that are shorter than it waits for an answer."""
+    let_pass(page, 6 * minutes, 10_000, until=until)
 
 
 def let_come(page: Page, title: str) -> None:
     """An item's preview; it is asked for again where the answer was late for a clock that flies."""
     picture = item(page, title).locator("img")
-    let_pass(page, minutes=60, until=lambda: picture.count() > 0)
+    let_minutes_pass(page, 60, until=lambda: picture.count() > 0)
     expect_ready(page, title)
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
+from browser import let_pass
 from library import (
     BUSY,
     LIST,
@@ -94,9 +95,7 @@ def test_handshakes_that_fail_are_tried_less_and_less_often(library: Library) ->
     """)
     page.reload()
     expect_away(page)
-    for _ in range(50):
-        page.clock.run_for(1000)
-        page.wait_for_timeout(20)  # for answers
+    let_pass(page, 50, 1000)
     times = page.evaluate("window.handshakes")
     waits = [after - before for before, after in pairwise(times)]
     assert len(waits) >= 5
